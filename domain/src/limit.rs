@@ -1,0 +1,420 @@
+//! A rule of `ai_limits`: what it counts, over which window, and how much it allows.
+//!
+//! A row that makes no sense is refused here, when it is written; whatever loads afterwards has
+//! passed the same door.
+
+use crate::amount::Amount;
+use crate::call::{self, Dimensions};
+use crate::error::{Error, Kind, Result};
+use crate::filter::{Column, Condition, Filter};
+use crate::model_name::canonicalize;
+use crate::rolling::Interval;
+use crate::window::Unit;
+use serde::Deserialize;
+use std::fmt;
+use uuid::Uuid;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Metric {
+    CostUsd,
+    Requests,
+    InputTokens,
+    OutputTokens,
+    TotalTokens,
+    /// Requests of open holds: calls that are running now.
+    Concurrent,
+}
+
+impl Metric {
+    const ALL: [Metric; 6] = [
+        Metric::CostUsd,
+        Metric::Requests,
+        Metric::InputTokens,
+        Metric::OutputTokens,
+        Metric::TotalTokens,
+        Metric::Concurrent,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::CostUsd => "cost_usd",
+            Metric::Requests => "requests",
+            Metric::InputTokens => "input_tokens",
+            Metric::OutputTokens => "output_tokens",
+            Metric::TotalTokens => "total_tokens",
+            Metric::Concurrent => "concurrent",
+        }
+    }
+}
+
+/// What gets a counter of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Per {
+    Tenant,
+    /// An account: the user within the tenant.
+    User,
+    Provider,
+    Model,
+    Feature,
+    ApiKeyId,
+    /// A run within the tenant.
+    Run,
+    Attribute(String),
+}
+
+impl Per {
+    const NAMES: &str = "tenant, user, provider, model, feature, api_key_id, run, attribute:<key>";
+
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "tenant" => Per::Tenant,
+            "user" => Per::User,
+            "provider" => Per::Provider,
+            "model" => Per::Model,
+            "feature" => Per::Feature,
+            "api_key_id" => Per::ApiKeyId,
+            "run" => Per::Run,
+            _ => match name.strip_prefix("attribute:") {
+                Some(key) if !key.is_empty() => Per::Attribute(key.to_owned()),
+                _ => {
+                    return Err(Error::invalid(format!("per names no dimension: \"{name}\""))
+                        .hint(format!("Use any of {}.", Self::NAMES)));
+                }
+            },
+        })
+    }
+
+    /// What a call must name for the rule to speak of it.
+    fn presence(&self) -> Option<Condition> {
+        match self {
+            Per::Tenant => None,
+            Per::User => Some(Condition::HasUser),
+            Per::Attribute(key) => Some(Condition::HasAttribute(key.clone())),
+            other => other.column().map(Condition::Has),
+        }
+    }
+
+    pub fn column(&self) -> Option<Column> {
+        match self {
+            Per::Provider => Some(Column::Provider),
+            Per::Model => Some(Column::Model),
+            Per::Feature => Some(Column::Feature),
+            Per::ApiKeyId => Some(Column::ApiKeyId),
+            Per::Run => Some(Column::RunId),
+            Per::Tenant | Per::User | Per::Attribute(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Per {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Per::Tenant => f.write_str("tenant"),
+            Per::User => f.write_str("user"),
+            Per::Run => f.write_str("run"),
+            Per::Attribute(key) => write!(f, "attribute:{key}"),
+            other => f.write_str(other.column().map_or("", Column::name)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Period {
+    Calendar(Unit),
+    Rolling(Interval),
+    /// All time.
+    Total,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Deny,
+    Warn,
+}
+
+impl Action {
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Deny => "deny",
+            Action::Warn => "warn",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ManagedBy {
+    Platform,
+    Tenant,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    pub id: i64,
+    pub name: String,
+    pub filter: Filter,
+    pub per: Vec<Per>,
+    pub metric: Metric,
+    pub period: Period,
+    /// The text of `period` in a verdict: `day`, or `rolling` and the interval.
+    pub period_name: String,
+    pub amount: Amount,
+    pub action: Action,
+    pub alert_at: Vec<Amount>,
+    pub enabled: bool,
+    pub managed_by: ManagedBy,
+}
+
+/// A row of `ai_limits` as `ai_limiter.limit_document()` gives it, numbers as text.
+#[derive(Debug, Clone, Deserialize)]
+pub struct LimitDocument {
+    pub id: i64,
+    pub name: Option<String>,
+    pub tier: Option<String>,
+    pub tenant_id: Option<Uuid>,
+    pub user_id: Option<Uuid>,
+    pub provider: Option<String>,
+    pub model: Option<String>,
+    pub feature: Option<String>,
+    pub api_key_id: Option<String>,
+    pub attributes: Option<serde_json::Value>,
+    pub per: Option<Vec<Option<String>>>,
+    pub metric: Option<String>,
+    pub period: Option<String>,
+    pub rolling: Option<String>,
+    /// The interval's fixed part; null with months, whose length varies.
+    pub rolling_microseconds: Option<i64>,
+    pub amount: Option<String>,
+    pub action: Option<String>,
+    pub alert_at: Option<Vec<Option<String>>>,
+    pub enabled: Option<bool>,
+    pub managed_by: Option<String>,
+}
+
+impl TryFrom<LimitDocument> for Limit {
+    type Error = Error;
+
+    fn try_from(row: LimitDocument) -> Result<Self> {
+        let name = call::required(call::text(row.name, "name")?, "name")?;
+        let metric = parse_metric(&call::required(row.metric, "metric")?)?;
+        let (period, period_name) =
+            parse_period(row.period.as_deref(), row.rolling.as_deref(), row.rolling_microseconds)?;
+        if metric == Metric::Concurrent && period != Period::Total {
+            return Err(Error::invalid("metric \"concurrent\" has no window")
+                .detail("It counts the holds that are open now, whenever they were made.")
+                .hint("Set period to \"total\"."));
+        }
+        let amount = Amount::parse(&call::required(row.amount, "amount")?, "amount")?;
+        if amount < Amount::ZERO {
+            return Err(Error::out_of_range("amount must not be negative"));
+        }
+        let managed_by = match call::required(row.managed_by, "managed_by")?.as_str() {
+            "platform" => ManagedBy::Platform,
+            "tenant" => ManagedBy::Tenant,
+            other => return Err(one_of("managed_by", other, "platform, tenant")),
+        };
+        if managed_by == ManagedBy::Tenant && row.tenant_id.is_none() {
+            return Err(Error::invalid("a tenant's own limit must name its tenant").hint("Set tenant_id."));
+        }
+        let (model, provider) = parse_model(row.model, row.provider)?;
+        Ok(Limit {
+            id: row.id,
+            name,
+            filter: Filter {
+                tier: row.tier,
+                tenant_id: row.tenant_id,
+                user_id: row.user_id,
+                provider,
+                model,
+                feature: call::text(row.feature, "feature")?,
+                api_key_id: call::api_key_id(row.api_key_id)?,
+                attributes: call::attributes(row.attributes.as_ref())?,
+            },
+            per: parse_per(row.per.unwrap_or_default())?,
+            metric,
+            period,
+            period_name,
+            amount,
+            action: match call::required(row.action, "action")?.as_str() {
+                "deny" => Action::Deny,
+                "warn" => Action::Warn,
+                other => return Err(one_of("action", other, "deny, warn")),
+            },
+            alert_at: parse_alert_at(row.alert_at.unwrap_or_default())?,
+            enabled: call::required(row.enabled, "enabled")?,
+            managed_by,
+        })
+    }
+}
+
+fn one_of(what: &str, given: &str, names: &str) -> Error {
+    Error::invalid(format!("{what} \"{given}\" does not exist")).hint(format!("Use one of {names}."))
+}
+
+fn parse_metric(name: &str) -> Result<Metric> {
+    Metric::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
+        one_of("metric", name, "cost_usd, requests, input_tokens, output_tokens, total_tokens, concurrent")
+    })
+}
+
+fn parse_period(
+    period: Option<&str>,
+    rolling: Option<&str>,
+    microseconds: Option<i64>,
+) -> Result<(Period, String)> {
+    match (period, rolling) {
+        (Some(_), Some(_)) | (None, None) => {
+            Err(Error::invalid("a limit has either a period or a rolling interval")
+                .hint("Set one of the columns period and rolling."))
+        }
+        (Some("total"), None) => Ok((Period::Total, "total".to_owned())),
+        (Some(name), None) => Unit::parse(name)
+            .map(|unit| (Period::Calendar(unit), name.to_owned()))
+            .ok_or_else(|| one_of("period", name, "minute, hour, day, week, month, total")),
+        (None, Some(text)) => {
+            let Some(interval) = microseconds.map(Interval) else {
+                return Err(Error::invalid("a rolling interval cannot have months or years")
+                    .hint("Give it in days, such as interval '30 days'."));
+            };
+            if interval < Interval::MIN || interval > Interval::MAX {
+                return Err(Error::out_of_range("rolling interval is out of range")
+                    .detail("It must be between 1 second and 366 days."));
+            }
+            Ok((Period::Rolling(interval), format!("rolling {text}")))
+        }
+    }
+}
+
+fn parse_model(
+    model: Option<String>,
+    provider: Option<String>,
+) -> Result<(Option<String>, Option<String>)> {
+    let canonical = call::text(model, "model")?.map(|m| canonicalize(&m));
+    let provider = call::text(provider, "provider")?.map(|p| p.to_lowercase());
+    let provider = provider.or(canonical.as_ref().and_then(|c| c.provider.clone()));
+    Ok((canonical.map(|c| c.model), provider))
+}
+
+fn parse_per(names: Vec<Option<String>>) -> Result<Vec<Per>> {
+    let mut per = names
+        .into_iter()
+        .map(|name| Per::parse(&call::required(name, "an element of per")?))
+        .collect::<Result<Vec<_>>>()?;
+    per.sort();
+    per.dedup();
+    Ok(per)
+}
+
+fn parse_alert_at(texts: Vec<Option<String>>) -> Result<Vec<Amount>> {
+    let mut thresholds = texts
+        .into_iter()
+        .map(|text| {
+            let ratio = Amount::parse(&call::required(text, "an element of alert_at")?, "alert_at")?;
+            if ratio <= Amount::ZERO || ratio > Amount::from_units(100) {
+                return Err(Error::out_of_range("alert_at is out of range")
+                    .detail("A threshold is a part of the amount, such as 0.8, above 0 and at most 100."));
+            }
+            Ok(ratio)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    thresholds.sort();
+    Ok(thresholds)
+}
+
+impl Limit {
+    /// What a call must pass for this row to match it: its filter, and a value for each of `per`.
+    pub fn conditions(&self) -> Vec<Condition> {
+        let mut all = self.filter.conditions();
+        all.extend(self.per.iter().filter_map(Per::presence));
+        all
+    }
+
+    pub fn matches(&self, call: &Dimensions) -> bool {
+        self.enabled && self.conditions().iter().all(|c| c.holds(call))
+    }
+
+    /// The calls that share this call's counter, as conditions beside the rule's own.
+    pub fn subject(&self, call: &Dimensions) -> Vec<Condition> {
+        let mut all = Vec::new();
+        for per in &self.per {
+            match per {
+                Per::Tenant => all.push(Condition::Tenant(call.tenant_id)),
+                Per::User => {
+                    all.push(Condition::Tenant(call.tenant_id));
+                    all.extend(call.user_id.map(Condition::User));
+                }
+                Per::Run => {
+                    all.push(Condition::Tenant(call.tenant_id));
+                    all.extend(call.run_id.clone().map(|v| Condition::Is(Column::RunId, v)));
+                }
+                Per::Attribute(key) => {
+                    all.extend(call.attributes.get(key).map(|value| {
+                        Condition::Attributes([(key.clone(), value.clone())].into())
+                    }));
+                }
+                other => {
+                    if let Some(column) = other.column() {
+                        all.extend(column.of(call).map(|v| Condition::Is(column, v.to_owned())));
+                    }
+                }
+            }
+        }
+        let mut unique: Vec<Condition> = Vec::new();
+        for condition in all {
+            if !unique.contains(&condition) {
+                unique.push(condition);
+            }
+        }
+        unique
+    }
+
+    /// The subject as people read it, and as a counter is known by: `tenant=…, user=…`.
+    pub fn subject_name(&self, call: &Dimensions) -> String {
+        let parts = self.per.iter().map(|per| {
+            let value = match per {
+                Per::Tenant => call.tenant_id.to_string(),
+                Per::User => match call.user_id {
+                    Some(user) if call.tenant_id.is_nil() => user.to_string(),
+                    Some(user) => format!("{}/{user}", call.tenant_id),
+                    None => String::new(),
+                },
+                Per::Run if call.tenant_id.is_nil() => call.run_id.clone().unwrap_or_default(),
+                Per::Run => format!("{}/{}", call.tenant_id, call.run_id.as_deref().unwrap_or("")),
+                Per::Attribute(key) => call.attributes.get(key).cloned().unwrap_or_default(),
+                other => other.column().and_then(|c| c.of(call)).unwrap_or("").to_owned(),
+            };
+            format!("{per}={value}")
+        });
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
+    /// What a call of this size adds; `None` when the call does not say, which is not zero.
+    pub fn increment(&self, size: &Size) -> Option<Amount> {
+        let units = |n: Option<i64>| n.map(Amount::from_units);
+        match self.metric {
+            Metric::CostUsd => size.cost_usd,
+            Metric::Requests | Metric::Concurrent => Some(Amount::from_units(size.requests)),
+            Metric::InputTokens => units(size.input_tokens),
+            Metric::OutputTokens => units(size.output_tokens),
+            Metric::TotalTokens => match (size.input_tokens, size.output_tokens) {
+                (None, None) => None,
+                (input, output) => units(Some(input.unwrap_or(0) + output.unwrap_or(0))),
+            },
+        }
+    }
+}
+
+/// How much a call, a hold or a charge is, in every metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    pub requests: i64,
+    pub input_tokens: Option<i64>,
+    pub output_tokens: Option<i64>,
+    pub cost_usd: Option<Amount>,
+}
+
+/// Two enabled platform rows of one name that could govern the same call.
+pub fn tie_error(a: &Limit, b: &Limit) -> Error {
+    Error::new(Kind::CheckViolation, format!("two limits named \"{}\" could govern the same call", a.name))
+        .detail(format!("Rows {} and {} are equally specific and their filters overlap.", a.id, b.id))
+        .hint("Give one of them another name, or filters that exclude each other.")
+}
