@@ -24,8 +24,9 @@ pub fn canonicalize(name: &str) -> ModelName {
 
 /// Cuts every trailing date, so that a canonical name is its own canonical name.
 fn strip_date(mut model: &str) -> &str {
+    model = model.trim();
     while let Some(shorter) = strip_one_date(model) {
-        model = shorter;
+        model = shorter.trim_end();
     }
     model
 }
