@@ -32,11 +32,17 @@ impl Amount {
     }
 
     pub fn checked_add(self, other: Self) -> Result<Self> {
-        self.0.checked_add(other.0).map(Self).ok_or_else(|| Error::out_of_range("counter out of range"))
+        self.0
+            .checked_add(other.0)
+            .map(Self)
+            .ok_or_else(|| Error::out_of_range("counter out of range"))
     }
 
     pub fn checked_sub(self, other: Self) -> Result<Self> {
-        self.0.checked_sub(other.0).map(Self).ok_or_else(|| Error::out_of_range("counter out of range"))
+        self.0
+            .checked_sub(other.0)
+            .map(Self)
+            .ok_or_else(|| Error::out_of_range("counter out of range"))
     }
 
     /// Rounds once, half away from zero as Postgres's `numeric` does.
@@ -45,9 +51,7 @@ impl Amount {
         let whole = rounded.trunc();
         let fraction = (rounded - whole) * Decimal::from(1_000_000_000_000_i64);
         match (whole.to_i128(), fraction.to_i128()) {
-            (Some(w), Some(f)) => {
-                w.checked_mul(ONE).and_then(|w| w.checked_add(f)).map(Self)
-            }
+            (Some(w), Some(f)) => w.checked_mul(ONE).and_then(|w| w.checked_add(f)).map(Self),
             _ => None,
         }
         .ok_or_else(|| Error::out_of_range("amount out of range"))
@@ -125,13 +129,20 @@ mod tests {
     #[test]
     fn text_that_is_no_finite_number_is_refused() {
         for text in ["NaN", "Infinity", "-Infinity", "", ".", "-", "1e5", "1.2.3", "١"] {
-            assert_eq!(Amount::parse(text, "x").unwrap_err().kind, Kind::InvalidParameter, "{text}");
+            assert_eq!(
+                Amount::parse(text, "x").unwrap_err().kind,
+                Kind::InvalidParameter,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_charge_is_neither_negative_nor_beyond_the_column() {
-        assert_eq!(Amount::parse_charge("-0.000000000001", "x").unwrap_err().kind, Kind::OutOfRange);
+        assert_eq!(
+            Amount::parse_charge("-0.000000000001", "x").unwrap_err().kind,
+            Kind::OutOfRange
+        );
         assert_eq!(Amount::parse_charge("100000000", "x").unwrap_err().kind, Kind::OutOfRange);
         let huge = "9".repeat(200);
         assert_eq!(Amount::parse_charge(&huge, "x").unwrap_err().kind, Kind::OutOfRange);

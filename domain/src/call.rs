@@ -70,8 +70,9 @@ pub fn text(value: Option<String>, what: &str) -> Result<Option<String>> {
 pub fn api_key_id(value: Option<String>) -> Result<Option<String>> {
     let value = text(value, "api_key_id")?;
     if value.as_deref().is_some_and(looks_like_secret) {
-        return Err(Error::invalid("api_key_id looks like a secret")
-            .hint("Pass an identifier of the key, such as its name or its id, never the key itself."));
+        return Err(Error::invalid("api_key_id looks like a secret").hint(
+            "Pass an identifier of the key, such as its name or its id, never the key itself.",
+        ));
     }
     Ok(value)
 }
@@ -114,10 +115,14 @@ pub fn attributes(value: Option<&serde_json::Value>) -> Result<BTreeMap<String, 
     }
     map.iter()
         .map(|(key, value)| match value {
-            Value::String(s) if s.chars().count() <= MAX_TEXT && key.chars().count() <= MAX_TEXT => {
+            Value::String(s)
+                if s.chars().count() <= MAX_TEXT && key.chars().count() <= MAX_TEXT =>
+            {
                 Ok((key.clone(), s.clone()))
             }
-            Value::String(_) => Err(Error::invalid(format!("an attribute exceeds {MAX_TEXT} characters"))),
+            Value::String(_) => {
+                Err(Error::invalid(format!("an attribute exceeds {MAX_TEXT} characters")))
+            }
             _ => Err(Error::invalid("attributes must be flat, with text values")
                 .hint("Write numbers and booleans as text, and lists as several keys.")),
         })
@@ -136,11 +141,18 @@ mod tests {
 
     #[test]
     fn a_secret_is_refused_and_not_repeated() {
-        for secret in ["sk-proj-abcdefghijklmnop", "eyJhbGciOiJIUzI1NiJ9.e30.x", "AIzaSyA1234567890abcdef", "0123456789abcdef0123456789abcdeg"] {
+        for secret in [
+            "sk-proj-abcdefghijklmnop",
+            "eyJhbGciOiJIUzI1NiJ9.e30.x",
+            "AIzaSyA1234567890abcdef",
+            "0123456789abcdef0123456789abcdeg",
+        ] {
             let error = api_key_id(Some(secret.into())).unwrap_err();
             assert!(!format!("{error:?}").contains(secret));
         }
-        for identifier in ["prod-key-3", "sk-…a1b2", "018f3c2e-7a61-7c9b-9d55-0d7c5c1f2a3b", "team/backend"] {
+        for identifier in
+            ["prod-key-3", "sk-…a1b2", "018f3c2e-7a61-7c9b-9d55-0d7c5c1f2a3b", "team/backend"]
+        {
             assert!(api_key_id(Some(identifier.into())).is_ok(), "{identifier}");
         }
     }

@@ -26,7 +26,10 @@ impl Claims {
         let role = match app.and_then(|a| a.get("role")) {
             None | Some(Value::Null) => None,
             Some(value) => Some(
-                value.as_str().and_then(|r| r.parse().ok()).ok_or_else(|| wrong("app_metadata.role"))?,
+                value
+                    .as_str()
+                    .and_then(|r| r.parse().ok())
+                    .ok_or_else(|| wrong("app_metadata.role"))?,
             ),
         };
         Ok(Self {
@@ -66,7 +69,14 @@ mod tests {
 
     #[test]
     fn malformed_claims_are_an_error_that_does_not_repeat_them() {
-        for text in ["", "x-secret", "[]", r#"{"sub": "x-secret"}"#, r#"{"sub": 7}"#, r#"{"app_metadata": {"role": "x-secret"}}"#] {
+        for text in [
+            "",
+            "x-secret",
+            "[]",
+            r#"{"sub": "x-secret"}"#,
+            r#"{"sub": 7}"#,
+            r#"{"app_metadata": {"role": "x-secret"}}"#,
+        ] {
             let error = Claims::parse(text).unwrap_err();
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }

@@ -8,6 +8,7 @@
 use crate::call::Dimensions;
 use crate::model_name;
 use std::collections::BTreeMap;
+use std::fmt;
 use uuid::Uuid;
 
 /// A rule's filter; a `None` matches every call.
@@ -73,7 +74,7 @@ pub enum Condition {
     HasAttribute(String),
 }
 
-/// A parameter of rendered SQL, in the order of its `$n`.
+/// A value in rendered SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Param {
     Uuid(Uuid),
@@ -112,36 +113,47 @@ impl Condition {
         unknown || self.holds(call)
     }
 
-    /// The same test as SQL; values go into `params`. Every operator is qualified.
-    pub fn to_sql(&self, params: &mut Vec<Param>) -> String {
-        let mut bind = |param| {
-            params.push(param);
-            params.len()
-        };
+    /// The same test as SQL. `bind` takes a value and says what stands for it. For a session whose
+    /// `search_path` is pinned: operators are not qualified.
+    pub fn to_sql(&self, bind: &mut impl FnMut(Param) -> String) -> String {
         match self {
-            Condition::Tenant(id) => {
-                format!("tenant_id OPERATOR(pg_catalog.=) ${}", bind(Param::Uuid(*id)))
-            }
-            Condition::User(id) => {
-                format!("user_id OPERATOR(pg_catalog.=) ${}", bind(Param::Uuid(*id)))
-            }
+            Condition::Tenant(id) => format!("tenant_id = {}", bind(Param::Uuid(*id))),
+            Condition::User(id) => format!("user_id = {}", bind(Param::Uuid(*id))),
             Condition::Is(column, value) => {
-                let n = bind(Param::Text(value.clone()));
-                format!("{} OPERATOR(pg_catalog.=) ${n}", column.name())
+                format!("{} = {}", column.name(), bind(Param::Text(value.clone())))
             }
             Condition::Like(column, pattern) => {
-                let n = bind(Param::Text(model_name::like_pattern(pattern)));
-                format!("{} OPERATOR(pg_catalog.~~) ${n}", column.name())
+                let like = Param::Text(model_name::like_pattern(pattern));
+                format!("{} LIKE {}", column.name(), bind(like))
             }
             Condition::Attributes(wanted) => {
                 let json = serde_json::to_string(wanted).unwrap_or_default();
-                format!("attributes OPERATOR(pg_catalog.@>) ${}", bind(Param::Jsonb(json)))
+                format!("attributes @> {}", bind(Param::Jsonb(json)))
             }
             Condition::HasUser => "user_id IS NOT NULL".to_owned(),
             Condition::Has(column) => format!("{} IS NOT NULL", column.name()),
             Condition::HasAttribute(key) => {
-                format!("attributes OPERATOR(pg_catalog.?) ${}", bind(Param::Text(key.clone())))
+                format!("attributes ? {}", bind(Param::Text(key.clone())))
             }
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    /// As an explanation names it: `tier = pro`, `a user`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::Tenant(id) => write!(f, "tenant_id = {id}"),
+            Condition::User(id) => write!(f, "user_id = {id}"),
+            Condition::Is(column, value) => write!(f, "{} = {value}", column.name()),
+            Condition::Like(column, pattern) => write!(f, "{} like {pattern}", column.name()),
+            Condition::Attributes(wanted) => {
+                let pairs: Vec<_> = wanted.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+                write!(f, "attributes {}", pairs.join(", "))
+            }
+            Condition::HasUser => f.write_str("a user_id"),
+            Condition::Has(column) => write!(f, "a {}", column.name()),
+            Condition::HasAttribute(key) => write!(f, "an attribute {key}"),
         }
     }
 }

@@ -213,7 +213,9 @@ impl TryFrom<LimitDocument> for Limit {
             other => return Err(one_of("managed_by", other, "platform, tenant")),
         };
         if managed_by == ManagedBy::Tenant && row.tenant_id.is_none() {
-            return Err(Error::invalid("a tenant's own limit must name its tenant").hint("Set tenant_id."));
+            return Err(
+                Error::invalid("a tenant's own limit must name its tenant").hint("Set tenant_id.")
+            );
         }
         let (model, provider) = parse_model(row.model, row.provider)?;
         Ok(Limit {
@@ -247,12 +249,17 @@ impl TryFrom<LimitDocument> for Limit {
 }
 
 fn one_of(what: &str, given: &str, names: &str) -> Error {
-    Error::invalid(format!("{what} \"{given}\" does not exist")).hint(format!("Use one of {names}."))
+    Error::invalid(format!("{what} \"{given}\" does not exist"))
+        .hint(format!("Use one of {names}."))
 }
 
 fn parse_metric(name: &str) -> Result<Metric> {
     Metric::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
-        one_of("metric", name, "cost_usd, requests, input_tokens, output_tokens, total_tokens, concurrent")
+        one_of(
+            "metric",
+            name,
+            "cost_usd, requests, input_tokens, output_tokens, total_tokens, concurrent",
+        )
     })
 }
 
@@ -308,10 +315,12 @@ fn parse_alert_at(texts: Vec<Option<String>>) -> Result<Vec<Amount>> {
     let mut thresholds = texts
         .into_iter()
         .map(|text| {
-            let ratio = Amount::parse(&call::required(text, "an element of alert_at")?, "alert_at")?;
+            let ratio =
+                Amount::parse(&call::required(text, "an element of alert_at")?, "alert_at")?;
             if ratio <= Amount::ZERO || ratio > Amount::from_units(100) {
-                return Err(Error::out_of_range("alert_at is out of range")
-                    .detail("A threshold is a part of the amount, such as 0.8, above 0 and at most 100."));
+                return Err(Error::out_of_range("alert_at is out of range").detail(
+                    "A threshold is a part of the amount, such as 0.8, above 0 and at most 100.",
+                ));
             }
             Ok(ratio)
         })
@@ -347,9 +356,11 @@ impl Limit {
                     all.extend(call.run_id.clone().map(|v| Condition::Is(Column::RunId, v)));
                 }
                 Per::Attribute(key) => {
-                    all.extend(call.attributes.get(key).map(|value| {
-                        Condition::Attributes([(key.clone(), value.clone())].into())
-                    }));
+                    all.extend(
+                        call.attributes.get(key).map(|value| {
+                            Condition::Attributes([(key.clone(), value.clone())].into())
+                        }),
+                    );
                 }
                 other => {
                     if let Some(column) = other.column() {
@@ -387,6 +398,13 @@ impl Limit {
         parts.collect::<Vec<_>>().join(", ")
     }
 
+    /// The tenant and user that the counter of such a call is of, as far as it is anyone's.
+    pub fn account_of(&self, call: &Dimensions) -> (Option<Uuid>, Option<Uuid>) {
+        let user = self.filter.user_id.or(call.user_id.filter(|_| self.per.contains(&Per::User)));
+        let of_tenant = self.per.iter().any(|p| matches!(p, Per::Tenant | Per::User | Per::Run));
+        (self.filter.tenant_id.or(of_tenant.then_some(call.tenant_id)), user)
+    }
+
     /// What a call of this size adds; `None` when the call does not say, which is not zero.
     pub fn increment(&self, size: &Size) -> Option<Amount> {
         let units = |n: Option<i64>| n.map(Amount::from_units);
@@ -414,7 +432,10 @@ pub struct Size {
 
 /// Two enabled platform rows of one name that could govern the same call.
 pub fn tie_error(a: &Limit, b: &Limit) -> Error {
-    Error::new(Kind::CheckViolation, format!("two limits named \"{}\" could govern the same call", a.name))
-        .detail(format!("Rows {} and {} are equally specific and their filters overlap.", a.id, b.id))
-        .hint("Give one of them another name, or filters that exclude each other.")
+    Error::new(
+        Kind::CheckViolation,
+        format!("two limits named \"{}\" could govern the same call", a.name),
+    )
+    .detail(format!("Rows {} and {} are equally specific and their filters overlap.", a.id, b.id))
+    .hint("Give one of them another name, or filters that exclude each other.")
 }

@@ -22,6 +22,15 @@ pub fn canonicalize(name: &str) -> ModelName {
     ModelName { provider, model: strip_date(model).to_owned() }
 }
 
+/// The name in lower case without its provider's prefix, the release date kept.
+pub fn without_prefix(name: &str) -> String {
+    let name = name.trim().to_lowercase();
+    match name.rsplit_once('/') {
+        Some((_, model)) if !model.is_empty() => model.to_owned(),
+        _ => name,
+    }
+}
+
 /// Cuts every trailing date, so that a canonical name is its own canonical name.
 fn strip_date(mut model: &str) -> &str {
     model = model.trim();
@@ -50,7 +59,8 @@ fn is_date(text: &str) -> bool {
     };
     compact.len() == 8
         && compact.bytes().all(|b| b.is_ascii_digit())
-        && jiff::civil::Date::strptime("%Y%m%d", &compact).is_ok_and(|d| (2000..2100).contains(&d.year()))
+        && jiff::civil::Date::strptime("%Y%m%d", &compact)
+            .is_ok_and(|d| (2000..2100).contains(&d.year()))
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for any run of characters.
@@ -97,17 +107,29 @@ mod tests {
 
     #[test]
     fn prefixes_and_dates_resolve_to_one_name() {
-        for name in ["gpt-4o", "openai/gpt-4o", "GPT-4o-2024-08-06", "openai/gpt-4o-20240806", "openrouter/openai/gpt-4o", "gpt-4o@20240806"] {
+        for name in [
+            "gpt-4o",
+            "openai/gpt-4o",
+            "GPT-4o-2024-08-06",
+            "openai/gpt-4o-20240806",
+            "openrouter/openai/gpt-4o",
+            "gpt-4o@20240806",
+        ] {
             assert_eq!(canonicalize(name).model, "gpt-4o", "{name}");
         }
         assert_eq!(canonicalize("openai/gpt-4o").provider.as_deref(), Some("openai"));
-        assert_eq!(canonicalize("openrouter/openai/gpt-4o").provider.as_deref(), Some("openrouter"));
+        assert_eq!(
+            canonicalize("openrouter/openai/gpt-4o").provider.as_deref(),
+            Some("openrouter")
+        );
         assert_eq!(canonicalize("gpt-4o").provider, None);
     }
 
     #[test]
     fn what_is_no_date_stays() {
-        for name in ["gpt-4-0613", "model-20241399", "gemini-1.5-pro-002", "-20240806", "x-2024-13-01"] {
+        for name in
+            ["gpt-4-0613", "model-20241399", "gemini-1.5-pro-002", "-20240806", "x-2024-13-01"]
+        {
             assert_eq!(canonicalize(name).model, name);
         }
     }

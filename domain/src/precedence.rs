@@ -92,8 +92,13 @@ mod tests {
     }
 
     fn calls() -> impl Strategy<Value = Dimensions> {
-        (1u128..3, prop::option::of(1u128..3), prop::sample::select(vec!["free", "pro"]),
-         prop::sample::select(vec!["gpt-4o", "gpt-4o-mini", "o3"]), prop::option::of(Just("chat")))
+        (
+            1u128..3,
+            prop::option::of(1u128..3),
+            prop::sample::select(vec!["free", "pro"]),
+            prop::sample::select(vec!["gpt-4o", "gpt-4o-mini", "o3"]),
+            prop::option::of(Just("chat")),
+        )
             .prop_map(|(tenant, user, tier, model, feature)| Dimensions {
                 tenant_id: Uuid::from_u128(tenant),
                 user_id: user.map(Uuid::from_u128),

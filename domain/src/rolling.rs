@@ -51,7 +51,11 @@ pub struct Sum {
     pub frees_at: Option<Timestamp>,
 }
 
-pub fn sum(interval: Interval, now: Timestamp, buckets: impl IntoIterator<Item = Bucket>) -> Result<Sum> {
+pub fn sum(
+    interval: Interval,
+    now: Timestamp,
+    buckets: impl IntoIterator<Item = Bucket>,
+) -> Result<Sum> {
     let mut total = Sum { used: Amount::ZERO, held: Amount::ZERO, frees_at: None };
     for bucket in buckets {
         let leaves = Timestamp(bucket.newest.0 + interval.0);

@@ -46,9 +46,9 @@ fn first(usage: &Map<String, Value>, names: &[&str]) -> Result<Option<i64>> {
         match usage.get(*name) {
             None | Some(Value::Null) => {}
             Some(value) => {
-                let count = value
-                    .as_i64()
-                    .ok_or_else(|| Error::invalid(format!("usage.{name} must be a whole number")))?;
+                let count = value.as_i64().ok_or_else(|| {
+                    Error::invalid(format!("usage.{name} must be a whole number"))
+                })?;
                 return call::count(Some(count), name);
             }
         }
@@ -88,7 +88,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for bad in [json!(7), json!({"prompt_tokens": -1}), json!({"prompt_tokens": 1.5}), json!({"prompt_tokens": "7"}), json!({"output_tokens": 9_000_000_000_000_000_000_i64})] {
+        for bad in [
+            json!(7),
+            json!({"prompt_tokens": -1}),
+            json!({"prompt_tokens": 1.5}),
+            json!({"prompt_tokens": "7"}),
+            json!({"output_tokens": 9_000_000_000_000_000_000_i64}),
+        ] {
             assert!(parse(&bad).is_err(), "{bad}");
         }
     }

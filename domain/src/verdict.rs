@@ -4,7 +4,9 @@ use crate::amount::Amount;
 use crate::error::Result;
 use crate::limit::{Action, Limit};
 use crate::window::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 /// `ai_limiter.mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +106,11 @@ pub struct Verdict {
 
 impl Verdict {
     /// A verdict that no counter gave: refused for `reason`, or admitted with it.
-    pub fn without_counters(allowed: bool, reason: Reason, estimated_cost_usd: Option<Amount>) -> Self {
+    pub fn without_counters(
+        allowed: bool,
+        reason: Reason,
+        estimated_cost_usd: Option<Amount>,
+    ) -> Self {
         Verdict {
             allowed,
             reason,
@@ -128,8 +134,58 @@ impl Verdict {
     }
 }
 
+/// A verdict flat, as SQL shows it and as an idempotency key remembers it: amounts as text, times in
+/// microseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub allowed: bool,
+    pub reason: String,
+    pub limit_name: Option<String>,
+    pub metric: Option<String>,
+    pub period: Option<String>,
+    pub used: Option<String>,
+    pub held: Option<String>,
+    pub amount: Option<String>,
+    pub remaining: Option<String>,
+    pub resets_at: Option<i64>,
+    pub retry_after_microseconds: Option<i64>,
+    pub estimated_cost_usd: Option<String>,
+    pub violations: Value,
+    pub details: Value,
+    pub reservation_id: Option<Uuid>,
+}
+
+impl Verdict {
+    pub fn answer(self, now: Timestamp, reservation_id: Option<Uuid>) -> Answer {
+        let binding = self.binding;
+        let number = |i: usize| {
+            binding.as_ref().and_then(|b| b.numbers).map(|numbers| numbers[i].to_string())
+        };
+        Answer {
+            allowed: self.allowed,
+            reason: self.reason.code().to_owned(),
+            limit_name: binding.as_ref().map(|b| b.limit_name.clone()),
+            metric: binding.as_ref().map(|b| b.metric.to_owned()),
+            period: binding.as_ref().map(|b| b.period.clone()),
+            used: number(0),
+            held: number(1),
+            amount: number(2),
+            remaining: number(3),
+            resets_at: binding.as_ref().and_then(|b| b.resets_at).map(|t| t.0),
+            retry_after_microseconds: self.retry_at.map(|t| (t.0 - now.0).max(0)),
+            estimated_cost_usd: self.estimated_cost_usd.map(|a| a.to_string()),
+            violations: Value::Array(self.violations),
+            details: Value::Object(self.details),
+            reservation_id,
+        }
+    }
+}
+
 /// Admits when no `deny` limit is exceeded. All limits are judged together: all or nothing.
-pub fn judge(assessments: &[Assessment<'_>], estimated_cost_usd: Option<Amount>) -> Result<Verdict> {
+pub fn judge(
+    assessments: &[Assessment<'_>],
+    estimated_cost_usd: Option<Amount>,
+) -> Result<Verdict> {
     let mut verdict = Verdict::without_counters(true, Reason::Ok, estimated_cost_usd);
     // Those that deny first, then the least slack.
     let mut binding: Option<((bool, f64), &Assessment<'_>)> = None;
@@ -162,7 +218,12 @@ pub fn judge(assessments: &[Assessment<'_>], estimated_cost_usd: Option<Amount>)
             metric: assessment.limit.metric.name(),
             period: assessment.limit.period_name.clone(),
             numbers: match assessment.visible {
-                true => Some([assessment.used, assessment.held, assessment.limit.amount, assessment.remaining()?]),
+                true => Some([
+                    assessment.used,
+                    assessment.held,
+                    assessment.limit.amount,
+                    assessment.remaining()?,
+                ]),
                 false => None,
             },
             resets_at: assessment.resets_at,
@@ -249,7 +310,8 @@ mod tests {
     #[test]
     fn a_warning_is_told_and_does_not_deny() {
         let (warn, deny) = (limit(1, Action::Warn), limit(100, Action::Deny));
-        let verdict = judge(&[assess(&warn, 5, 0, Some(1)), assess(&deny, 5, 0, Some(1))], None).unwrap();
+        let verdict =
+            judge(&[assess(&warn, 5, 0, Some(1)), assess(&deny, 5, 0, Some(1))], None).unwrap();
         assert!(verdict.allowed && verdict.reason == Reason::Ok);
         assert_eq!(verdict.violations[0]["action"], "warn");
     }

@@ -226,55 +226,153 @@ mod tests {
 
     #[test]
     fn a_day_lasts_23_or_25_hours_when_the_clock_changes() {
-        assert_window(Unit::Day, "Europe/Berlin", "2026-03-29T12:00:00Z", "2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z");
-        assert_window(Unit::Day, "Europe/Berlin", "2026-10-25T12:00:00Z", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z");
+        assert_window(
+            Unit::Day,
+            "Europe/Berlin",
+            "2026-03-29T12:00:00Z",
+            "2026-03-28T23:00:00Z",
+            "2026-03-29T22:00:00Z",
+        );
+        assert_window(
+            Unit::Day,
+            "Europe/Berlin",
+            "2026-10-25T12:00:00Z",
+            "2026-10-24T22:00:00Z",
+            "2026-10-25T23:00:00Z",
+        );
     }
 
     #[test]
     fn a_day_whose_midnight_is_skipped_begins_when_the_clock_jumps() {
         // Beirut 2024-03-31: 00:00 becomes 01:00.
-        assert_window(Unit::Day, "Asia/Beirut", "2024-03-31T10:00:00Z", "2024-03-30T22:00:00Z", "2024-03-31T21:00:00Z");
-        assert_window(Unit::Day, "Asia/Beirut", "2024-03-30T21:59:59Z", "2024-03-29T22:00:00Z", "2024-03-30T22:00:00Z");
+        assert_window(
+            Unit::Day,
+            "Asia/Beirut",
+            "2024-03-31T10:00:00Z",
+            "2024-03-30T22:00:00Z",
+            "2024-03-31T21:00:00Z",
+        );
+        assert_window(
+            Unit::Day,
+            "Asia/Beirut",
+            "2024-03-30T21:59:59Z",
+            "2024-03-29T22:00:00Z",
+            "2024-03-30T22:00:00Z",
+        );
     }
 
     #[test]
     fn a_day_whose_midnight_comes_twice_begins_at_the_first() {
         // Havana 2026-11-01: 01:00 becomes 00:00, so the half hour after midnight runs twice.
-        assert_window(Unit::Day, "America/Havana", "2026-11-01T04:30:00Z", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z");
-        assert_window(Unit::Day, "America/Havana", "2026-11-01T05:30:00Z", "2026-11-01T04:00:00Z", "2026-11-02T05:00:00Z");
+        assert_window(
+            Unit::Day,
+            "America/Havana",
+            "2026-11-01T04:30:00Z",
+            "2026-11-01T04:00:00Z",
+            "2026-11-02T05:00:00Z",
+        );
+        assert_window(
+            Unit::Day,
+            "America/Havana",
+            "2026-11-01T05:30:00Z",
+            "2026-11-01T04:00:00Z",
+            "2026-11-02T05:00:00Z",
+        );
     }
 
     #[test]
     fn a_clock_set_back_over_midnight_does_not_reopen_yesterday() {
         // St. John's 2010-11-07: 00:01 becomes 23:01 of the day before.
-        assert_window(Unit::Day, "America/St_Johns", "2010-11-07T02:45:00Z", "2010-11-07T02:30:00Z", "2010-11-08T03:30:00Z");
+        assert_window(
+            Unit::Day,
+            "America/St_Johns",
+            "2010-11-07T02:45:00Z",
+            "2010-11-07T02:30:00Z",
+            "2010-11-08T03:30:00Z",
+        );
     }
 
     #[test]
     fn a_repeated_hour_is_two_windows() {
-        assert_window(Unit::Hour, "Europe/Berlin", "2026-10-25T00:30:00Z", "2026-10-25T00:00:00Z", "2026-10-25T01:00:00Z");
-        assert_window(Unit::Hour, "Europe/Berlin", "2026-10-25T01:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T02:00:00Z");
+        assert_window(
+            Unit::Hour,
+            "Europe/Berlin",
+            "2026-10-25T00:30:00Z",
+            "2026-10-25T00:00:00Z",
+            "2026-10-25T01:00:00Z",
+        );
+        assert_window(
+            Unit::Hour,
+            "Europe/Berlin",
+            "2026-10-25T01:30:00Z",
+            "2026-10-25T01:00:00Z",
+            "2026-10-25T02:00:00Z",
+        );
     }
 
     #[test]
     fn a_month_ends_where_the_next_begins() {
-        assert_window(Unit::Month, "Asia/Kathmandu", "2024-02-29T20:00:00Z", "2024-02-29T18:15:00Z", "2024-03-31T18:15:00Z");
-        assert_window(Unit::Month, "UTC", "2024-02-29T20:00:00Z", "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z");
-        assert_window(Unit::Month, "UTC", "2026-12-31T23:59:59Z", "2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z");
+        assert_window(
+            Unit::Month,
+            "Asia/Kathmandu",
+            "2024-02-29T20:00:00Z",
+            "2024-02-29T18:15:00Z",
+            "2024-03-31T18:15:00Z",
+        );
+        assert_window(
+            Unit::Month,
+            "UTC",
+            "2024-02-29T20:00:00Z",
+            "2024-02-01T00:00:00Z",
+            "2024-03-01T00:00:00Z",
+        );
+        assert_window(
+            Unit::Month,
+            "UTC",
+            "2026-12-31T23:59:59Z",
+            "2026-12-01T00:00:00Z",
+            "2027-01-01T00:00:00Z",
+        );
     }
 
     #[test]
     fn a_week_begins_on_monday() {
-        assert_window(Unit::Week, "UTC", "2026-11-24T04:00:00Z", "2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z");
-        assert_window(Unit::Week, "UTC", "2026-11-23T00:00:00Z", "2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z");
+        assert_window(
+            Unit::Week,
+            "UTC",
+            "2026-11-24T04:00:00Z",
+            "2026-11-23T00:00:00Z",
+            "2026-11-30T00:00:00Z",
+        );
+        assert_window(
+            Unit::Week,
+            "UTC",
+            "2026-11-23T00:00:00Z",
+            "2026-11-23T00:00:00Z",
+            "2026-11-30T00:00:00Z",
+        );
     }
 
     fn zones() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec![
-            "UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "Australia/Lord_Howe",
-            "Asia/Beirut", "America/Havana", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia",
-            "Africa/Casablanca", "America/Asuncion", "Africa/Cairo", "Asia/Tehran", "Antarctica/Troll",
-            "Pacific/Chatham", "America/Santiago", "Asia/Gaza",
+            "UTC",
+            "Europe/Berlin",
+            "America/New_York",
+            "America/Sao_Paulo",
+            "Australia/Lord_Howe",
+            "Asia/Beirut",
+            "America/Havana",
+            "America/St_Johns",
+            "Asia/Kathmandu",
+            "Pacific/Apia",
+            "Africa/Casablanca",
+            "America/Asuncion",
+            "Africa/Cairo",
+            "Asia/Tehran",
+            "Antarctica/Troll",
+            "Pacific/Chatham",
+            "America/Santiago",
+            "Asia/Gaza",
         ])
     }
 

@@ -1,0 +1,44 @@
+# Everything a developer calls; what each does is in scripts/.
+
+# The Postgres to use: 15, 16, 17 or 18.
+PG ?= 17
+# For demo: a CSV file of model calls to replay.
+TRACE ?=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo psql test test-all lint clean-server
+
+help:
+	@echo 'make demo [TRACE=file.csv]  see what the extension does, on a throwaway server'
+	@echo 'make psql                   a shell on that server'
+	@echo 'make clean-server           stop that server and remove its data'
+	@echo 'make test                   all tests; make test PG=15|16|17|18 picks the Postgres'
+	@echo 'make test-all               all tests on each Postgres'
+	@echo 'make lint                   format, clippy, docs, dependencies, and the SQL'
+	@echo
+	@echo 'Each installs what it needs and says so. Postgres itself goes to target/.'
+
+demo:
+	@scripts/server.sh $(PG) demo $(if $(TRACE),'$(abspath $(TRACE))')
+
+psql:
+	@scripts/server.sh $(PG) psql
+
+clean-server:
+	@scripts/server.sh $(PG) stop
+
+test:
+	scripts/install-tools.sh
+	scripts/build.sh $(PG)
+	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_domain -p ai_limiter_tests
+
+test-all:
+	$(MAKE) test PG=15
+	$(MAKE) test PG=16
+	$(MAKE) test PG=17
+	$(MAKE) test PG=18
+
+lint:
+	scripts/install-tools.sh lint
+	scripts/lint.sh

@@ -1,0 +1,142 @@
+-- The truth: holds, ledger, idempotency keys, denials, and the barrier that orders them against
+-- edits of rules. The dimension columns of ai_usage and ai_reservations have the same names, so
+-- that one rendering of a rule's conditions reads both (domain/src/filter.rs).
+
+CREATE TABLE ai_limiter.ai_reservations (
+    id uuid PRIMARY KEY,
+    tenant_id uuid NOT NULL,
+    user_id uuid,
+    tier text NOT NULL,
+    provider text,
+    model text,
+    requested_model text,
+    feature text,
+    api_key_id text,
+    run_id text,
+    attributes jsonb NOT NULL DEFAULT '{}',
+    requests bigint NOT NULL,
+    input_tokens bigint,
+    output_tokens bigint,
+    cost_usd numeric(20,12),
+    state text NOT NULL DEFAULT 'open' CONSTRAINT ai_reservations_state_exists
+        CHECK (state IN ('open', 'expired', 'released')),
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+-- Rows live for minutes and are deleted when settled: leave room for updates on the page, and let
+-- autovacuum follow the churn rather than the size.
+ALTER TABLE ai_limiter.ai_reservations SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05,
+    autovacuum_vacuum_threshold = 1000);
+CREATE INDEX ai_reservations_account_idx ON ai_limiter.ai_reservations (tenant_id, user_id);
+COMMENT ON TABLE ai_limiter.ai_reservations IS
+    'Holds. Settling deletes the row and books it in ai_usage under the same id. A hold counts while its state is open and expires_at is ahead.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.id IS 'A version 7 uuid that carries created_at.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.tenant_id IS 'The tenant; the zero uuid in apps without tenants.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.user_id IS 'The user; null for a call of nobody.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.tier IS 'The account''s tier when the call was made.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.provider IS 'The provider, in lower case.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.model IS 'The canonical name of the requested model; rules look at this.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.requested_model IS 'The model as the caller wrote it; prices look at this.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.feature IS 'The feature of the app.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.api_key_id IS 'An identifier of the API key, never the key.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.run_id IS 'The chat, agent run or job.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.attributes IS 'More dimensions, flat, with text values.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.requests IS 'How many requests the hold is for.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.input_tokens IS 'Held input tokens; null when the call did not say.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.output_tokens IS 'Held output tokens; null when the call did not say.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.cost_usd IS 'Held cost in US dollars; null when the model has no price.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by refresh_ai_counters()) or released.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.created_at IS 'When it was made; the charge belongs to the windows of this instant.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.expires_at IS 'From here on it no longer counts, settled or not.';
+
+-- Only the parent belongs to the extension, with no key, index or partition: pg_dump writes
+-- nothing of a partitioned table that is a member, and partitions that the script made would be
+-- members too. ensure_ai_partitions() makes them afterwards, as the user's own tables, which dump.
+CREATE TABLE ai_limiter.ai_usage (
+    id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+    tenant_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    user_id uuid,
+    tier text NOT NULL,
+    provider text,
+    model text,
+    response_model text,
+    feature text,
+    api_key_id text,
+    run_id text,
+    attributes jsonb NOT NULL DEFAULT '{}',
+    requests bigint NOT NULL DEFAULT 1 CONSTRAINT ai_usage_requests_not_negative CHECK (requests >= 0),
+    input_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_input_not_negative CHECK (input_tokens >= 0),
+    output_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_output_not_negative CHECK (output_tokens >= 0),
+    cost_usd numeric(20,12) NOT NULL CONSTRAINT ai_usage_cost_not_negative CHECK (cost_usd >= 0 AND cost_usd <> 'NaN'),
+    estimated_cost_usd numeric(20,12),
+    price_source text NOT NULL DEFAULT 'caller',
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+) PARTITION BY RANGE (created_at);
+COMMENT ON TABLE ai_limiter.ai_usage IS
+    'The ledger: append-only, partitioned by month on created_at. A row that an app inserts itself is counted like any other.';
+COMMENT ON COLUMN ai_limiter.ai_usage.id IS 'The reservation''s id, or one of its own.';
+COMMENT ON COLUMN ai_limiter.ai_usage.tenant_id IS 'The tenant; the zero uuid in apps without tenants.';
+COMMENT ON COLUMN ai_limiter.ai_usage.user_id IS 'The user; null for a call of nobody.';
+COMMENT ON COLUMN ai_limiter.ai_usage.tier IS 'The account''s tier when the call was made; filled in when an insert leaves it null.';
+COMMENT ON COLUMN ai_limiter.ai_usage.provider IS 'The provider, in lower case.';
+COMMENT ON COLUMN ai_limiter.ai_usage.model IS 'The canonical name of the requested model; an insert may give any spelling.';
+COMMENT ON COLUMN ai_limiter.ai_usage.response_model IS 'The model that answered, as the provider wrote it; the price is that model''s.';
+COMMENT ON COLUMN ai_limiter.ai_usage.feature IS 'The feature of the app.';
+COMMENT ON COLUMN ai_limiter.ai_usage.api_key_id IS 'An identifier of the API key, never the key.';
+COMMENT ON COLUMN ai_limiter.ai_usage.run_id IS 'The chat, agent run or job.';
+COMMENT ON COLUMN ai_limiter.ai_usage.attributes IS 'More dimensions, flat, with text values, at most sixteen.';
+COMMENT ON COLUMN ai_limiter.ai_usage.requests IS 'How many requests the row stands for.';
+COMMENT ON COLUMN ai_limiter.ai_usage.input_tokens IS 'Input tokens, cached ones included.';
+COMMENT ON COLUMN ai_limiter.ai_usage.output_tokens IS 'Output tokens, reasoning included.';
+COMMENT ON COLUMN ai_limiter.ai_usage.cost_usd IS 'What it cost, in US dollars; limits count this.';
+COMMENT ON COLUMN ai_limiter.ai_usage.estimated_cost_usd IS 'What had been held for it, in US dollars; null without a hold or a price.';
+COMMENT ON COLUMN ai_limiter.ai_usage.price_source IS 'Where cost_usd came from: caller, ai_prices, or estimate when nothing better was known.';
+COMMENT ON COLUMN ai_limiter.ai_usage.created_at IS 'When the call was made; decides the windows that it counts in. Never in the future.';
+COMMENT ON COLUMN ai_limiter.ai_usage.recorded_at IS 'When it was booked; get_ai_cost(as_of) looks at this.';
+
+CREATE TABLE ai_limiter.ai_idempotency (
+    tenant_id uuid NOT NULL,
+    key text NOT NULL,
+    arguments_hash bytea NOT NULL,
+    answer jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (tenant_id, key)
+);
+COMMENT ON TABLE ai_limiter.ai_idempotency IS
+    'The first answer to each idempotency key. A denied reserve writes nothing, so its key may be tried again.';
+COMMENT ON COLUMN ai_limiter.ai_idempotency.tenant_id IS 'Keys of tenants do not meet.';
+COMMENT ON COLUMN ai_limiter.ai_idempotency.key IS 'The caller''s key.';
+COMMENT ON COLUMN ai_limiter.ai_idempotency.arguments_hash IS 'SHA-256 of the function and its arguments.';
+COMMENT ON COLUMN ai_limiter.ai_idempotency.answer IS 'What the first call answered.';
+COMMENT ON COLUMN ai_limiter.ai_idempotency.created_at IS 'Forgotten when older than ai_limiter.idempotency_retention.';
+
+CREATE TABLE ai_limiter.ai_denials (
+    id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    minute timestamptz NOT NULL,
+    limit_name text,
+    tenant_id uuid NOT NULL,
+    user_id uuid,
+    model text,
+    feature text,
+    reason text NOT NULL,
+    denials bigint NOT NULL DEFAULT 1,
+    estimated_cost_usd numeric NOT NULL DEFAULT 0
+);
+CREATE INDEX ai_denials_minute_idx ON ai_limiter.ai_denials (minute);
+COMMENT ON TABLE ai_limiter.ai_denials IS
+    'What was refused by reserve_ai_usage(). Several rows may describe one minute and subject: sum them. A denial in a transaction that rolls back leaves none.';
+COMMENT ON COLUMN ai_limiter.ai_denials.id IS 'The row.';
+COMMENT ON COLUMN ai_limiter.ai_denials.minute IS 'The minute in which the calls were refused.';
+COMMENT ON COLUMN ai_limiter.ai_denials.limit_name IS 'The limit that refused; null when it was no limit.';
+COMMENT ON COLUMN ai_limiter.ai_denials.tenant_id IS 'The tenant that was refused.';
+COMMENT ON COLUMN ai_limiter.ai_denials.user_id IS 'The user that was refused.';
+COMMENT ON COLUMN ai_limiter.ai_denials.model IS 'The canonical model that was refused.';
+COMMENT ON COLUMN ai_limiter.ai_denials.feature IS 'The feature that was refused.';
+COMMENT ON COLUMN ai_limiter.ai_denials.reason IS 'The verdict''s reason.';
+COMMENT ON COLUMN ai_limiter.ai_denials.denials IS 'How many.';
+COMMENT ON COLUMN ai_limiter.ai_denials.estimated_cost_usd IS 'What they would have cost, in US dollars, as far as known.';
+
+CREATE TABLE ai_limiter.ai_barrier ();
+COMMENT ON TABLE ai_limiter.ai_barrier IS
+    'Always empty. Writers lock it in ROW SHARE mode, an edit that changes which calls a rule counts in EXCLUSIVE mode when it commits.';

@@ -1,0 +1,55 @@
+-- Who may do what. Nothing is PUBLIC but what policies call; Supabase's roles get their part where
+-- they exist. Elsewhere the owner grants: see "Roles" in docs/reference.md.
+
+REVOKE ALL ON ALL TABLES IN SCHEMA ai_limiter FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA ai_limiter FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ai_limiter FROM PUBLIC;
+
+-- Row-level security evaluates these as whoever queries; the schema's USAGE is the gate.
+GRANT EXECUTE ON FUNCTION ai_limiter.ai_current_user(), ai_limiter.ai_current_tenant(),
+    ai_limiter.ai_current_role(), ai_limiter.ai_is_server(), ai_limiter.ai_sees_platform(),
+    ai_limiter.ai_sees_people() TO PUBLIC;
+
+DO $$
+DECLARE
+    asking constant text := 'check_ai_limit, within_ai_limit, require_ai_limit, get_ai_limits, '
+        'explain_ai_limit, get_user_daily_ai_usage, get_ai_cost_alerts, get_global_ai_cost, '
+        'get_ai_cost, estimate_ai_cost, ai_counters, canonical_model_name, ai_window';
+    acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
+        'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
+        'verify_ai_counters, refresh_ai_counters, ensure_ai_partitions, limit_document, checked_limit, '
+        'begin_limit_change';
+    reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
+        'ai_limiter.ai_limits, ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts, '
+        'ai_limiter.ai_cost_by_day, ai_limiter.ai_cost_by_model, ai_limiter.ai_cost_by_tenant, '
+        'ai_limiter.ai_cost_by_user, ai_limiter.ai_cost_by_feature, ai_limiter.ai_limit_status';
+BEGIN
+    IF pg_catalog.to_regrole('anon') IS NOT NULL THEN
+        GRANT USAGE ON SCHEMA ai_limiter TO anon;
+        GRANT EXECUTE ON FUNCTION ai_limiter.check_ai_limit, ai_limiter.within_ai_limit,
+            ai_limiter.require_ai_limit, ai_limiter.get_ai_limits TO anon;
+    END IF;
+    IF pg_catalog.to_regrole('authenticated') IS NOT NULL THEN
+        GRANT USAGE ON SCHEMA ai_limiter TO authenticated;
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION ai_limiter.%s TO authenticated',
+            pg_catalog.replace(asking, ', ', ', ai_limiter.'));
+        EXECUTE pg_catalog.format('GRANT SELECT ON %s TO authenticated', reading);
+    END IF;
+    IF pg_catalog.to_regrole('service_role') IS NOT NULL THEN
+        GRANT USAGE ON SCHEMA ai_limiter TO service_role;
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION ai_limiter.%s TO service_role',
+            pg_catalog.replace(asking || ', ' || acting, ', ', ', ai_limiter.'));
+        EXECUTE pg_catalog.format('GRANT SELECT ON %s TO service_role', reading);
+        GRANT SELECT ON ai_limiter.ai_prices, ai_limiter.ai_suspensions, ai_limiter.ai_run_limits,
+            ai_limiter.ai_config_changes, ai_limiter.ai_idempotency TO service_role;
+        GRANT INSERT, UPDATE, DELETE ON ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts,
+            ai_limiter.ai_limits, ai_limiter.ai_prices, ai_limiter.ai_suspensions TO service_role;
+        GRANT USAGE ON SEQUENCE ai_limiter.ai_limits_id_seq, ai_limiter.ai_prices_id_seq TO service_role;
+        -- What makes a role a server: it may act for anyone.
+        GRANT INSERT ON ai_limiter.ai_reservations, ai_limiter.ai_usage TO service_role;
+    END IF;
+    GRANT USAGE ON SCHEMA ai_limiter TO pg_monitor;
+    EXECUTE pg_catalog.format('GRANT SELECT ON %s TO pg_monitor', reading);
+    GRANT EXECUTE ON FUNCTION ai_limiter.ai_counters TO pg_monitor;
+END
+$$;

@@ -1,0 +1,211 @@
+-- Refusing what makes no sense when it is written, keeping the audit, and ordering edits of rules
+-- against admission. Every trigger here also fires while a dump is restored, and lets it pass.
+
+-- Rules -------------------------------------------------------------------------------------------
+
+CREATE FUNCTION ai_limiter.checked_limit(document jsonb) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'checked_limit_wrapper';
+COMMENT ON FUNCTION ai_limiter.checked_limit(jsonb) IS
+    'Private: refuses a rule that makes no sense (22023, 22003, 22004); gives its canonical model and provider.';
+
+CREATE FUNCTION ai_limiter.begin_limit_change() RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'begin_limit_change_wrapper';
+COMMENT ON FUNCTION ai_limiter.begin_limit_change() IS
+    'Private: waits, in short tries for 10 seconds, until no call that was admitted under the old rules is open; then refuses ties. Raises 55P03 with the blocking processes, 23514 for a tie.';
+
+CREATE FUNCTION ai_limiter.ai_limits_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    checked jsonb;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        -- A dump holds the shipped rows, edited or not, and this script has just made them again.
+        DELETE FROM ai_limiter.ai_limits l WHERE l.shipped AND (l.id = NEW.id OR
+            (l.name = NEW.name AND NEW.managed_by = 'platform'
+             AND (l.tier, l.tenant_id, l.user_id) IS NOT DISTINCT FROM (NEW.tier, NEW.tenant_id, NEW.user_id)));
+    ELSIF NEW.id <> OLD.id THEN
+        RAISE EXCEPTION 'cannot change the id of a limit' USING ERRCODE = 'object_not_in_prerequisite_state';
+    ELSE
+        NEW.shipped := false;
+    END IF;
+    checked := ai_limiter.checked_limit(ai_limiter.limit_document(NEW));
+    NEW.model := checked ->> 'model';
+    NEW.provider := checked ->> 'provider';
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_limits_check() IS 'Private: checks a row of ai_limits before it is written.';
+CREATE TRIGGER ai_limits_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_limits
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_limits_check();
+
+CREATE FUNCTION ai_limiter.ai_limits_keep_shipped() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- ai_limits_check() itself deletes a pristine row to let its successor in.
+    IF OLD.id < 0 AND pg_trigger_depth() = 1 THEN
+        RAISE EXCEPTION 'cannot delete limit "%", which ships with the extension', OLD.name USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Disable it: UPDATE ai_limiter.ai_limits SET enabled = false WHERE id = ' || OLD.id || ';';
+    END IF;
+    RETURN OLD;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_limits_keep_shipped() IS 'Private: shipped rules are disabled, not deleted.';
+CREATE TRIGGER ai_limits_keep_shipped BEFORE DELETE ON ai_limiter.ai_limits
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_limits_keep_shipped();
+
+CREATE FUNCTION ai_limiter.ai_limits_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM ai_limiter.begin_limit_change();
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_limits_change() IS
+    'Private: orders an edit that changes which calls a rule counts against admission, when it commits.';
+-- Deferred to the commit, so that an administrator who leaves an edit open stops nobody. An amount,
+-- an action, alert thresholds and descriptions change no counter and wait for nobody.
+CREATE CONSTRAINT TRIGGER ai_limits_change_membership AFTER INSERT OR DELETE ON ai_limiter.ai_limits
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_limits_change();
+CREATE CONSTRAINT TRIGGER ai_limits_change_shape AFTER UPDATE ON ai_limiter.ai_limits
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN ((OLD.name, OLD.tier, OLD.tenant_id, OLD.user_id, OLD.provider, OLD.model, OLD.feature,
+           OLD.api_key_id, OLD.attributes, OLD.per, OLD.metric, OLD.period, OLD.rolling, OLD.enabled,
+           OLD.managed_by)
+      IS DISTINCT FROM
+          (NEW.name, NEW.tier, NEW.tenant_id, NEW.user_id, NEW.provider, NEW.model, NEW.feature,
+           NEW.api_key_id, NEW.attributes, NEW.per, NEW.metric, NEW.period, NEW.rolling, NEW.enabled,
+           NEW.managed_by))
+    EXECUTE FUNCTION ai_limiter.ai_limits_change();
+
+-- Tiers, zones, prices ----------------------------------------------------------------------------
+
+CREATE FUNCTION ai_limiter.ai_tiers_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        DELETE FROM ai_limiter.ai_tiers t WHERE t.shipped AND t.tier = NEW.tier;
+    ELSE
+        NEW.shipped := false;
+    END IF;
+    IF array_position(NEW.allowed_models, NULL) IS NOT NULL
+        OR array_position(NEW.allowed_features, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION 'an element of allowed_models and allowed_features must not be null'
+            USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_tiers_check() IS 'Private: checks a row of ai_tiers before it is written.';
+CREATE TRIGGER ai_tiers_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_tiers
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_tiers_check();
+
+CREATE FUNCTION ai_limiter.timezone_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NEW.timezone IS NOT NULL THEN
+        PERFORM timezone(NEW.timezone, now());
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.timezone_check() IS 'Private: refuses a zone that Postgres does not know (22023).';
+CREATE TRIGGER ai_tenants_timezone_check BEFORE INSERT OR UPDATE OF timezone ON ai_limiter.ai_tenants
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.timezone_check();
+CREATE TRIGGER ai_accounts_timezone_check BEFORE INSERT OR UPDATE OF timezone ON ai_limiter.ai_accounts
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.timezone_check();
+
+CREATE FUNCTION ai_limiter.ai_prices_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    other bigint;
+BEGIN
+    IF 'NaN'::numeric IN (NEW.input_usd_per_million_tokens, NEW.output_usd_per_million_tokens, NEW.usd_per_request) THEN
+        RAISE EXCEPTION 'a price must be a finite number' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- Two sessions that write rival rows at once would each not see the other's.
+    LOCK TABLE ai_limiter.ai_prices IN SHARE ROW EXCLUSIVE MODE;
+    SELECT p.id INTO other FROM ai_limiter.ai_prices p
+    WHERE p.id <> NEW.id AND lower(p.model) = lower(NEW.model)
+      AND p.tenant_id IS NOT DISTINCT FROM NEW.tenant_id
+      AND lower(p.provider) IS NOT DISTINCT FROM lower(NEW.provider)
+      AND p.valid_during && NEW.valid_during
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'two prices of model "%" overlap in time', NEW.model USING
+            ERRCODE = 'exclusion_violation',
+            DETAIL = 'Row ' || other || ' is valid in a part of the same time.',
+            HINT = 'End that price first: UPDATE ai_limiter.ai_prices SET valid_during = ... WHERE id = ' || other || ';';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_prices_check() IS 'Private: prices that match alike must not overlap in time (23P01).';
+CREATE TRIGGER ai_prices_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_prices
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_prices_check();
+
+-- Audit -------------------------------------------------------------------------------------------
+
+-- SECURITY DEFINER, so that whoever may change the configuration need not be able to write its
+-- audit. It takes nothing from the caller but the row.
+CREATE FUNCTION ai_limiter.audit_config_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO ai_limiter.ai_config_changes (table_name, operation, old_row, new_row, actor, sub)
+    VALUES (TG_TABLE_NAME, TG_OP,
+        CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END,
+        CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END,
+        session_user || CASE current_setting('role') WHEN 'none' THEN '' ELSE ' as ' || current_setting('role') END,
+        ai_limiter.ai_current_user()::text);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.audit_config_change() IS 'Private: writes ai_config_changes.';
+CREATE TRIGGER ai_tiers_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_tiers
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.audit_config_change();
+CREATE TRIGGER ai_tenants_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_tenants
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.audit_config_change();
+CREATE TRIGGER ai_accounts_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_accounts
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.audit_config_change();
+CREATE TRIGGER ai_limits_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_limits
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.audit_config_change();
+CREATE TRIGGER ai_prices_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_prices
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.audit_config_change();
+CREATE TRIGGER ai_suspensions_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_suspensions
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.audit_config_change();
+
+-- Ledger ------------------------------------------------------------------------------------------
+
+CREATE FUNCTION ai_limiter.ai_usage_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_usage_insert_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_usage_insert() IS
+    'Private: completes and checks a ledger row: tier, canonical model, attributes, nothing in the future.';
+CREATE TRIGGER ai_usage_insert BEFORE INSERT ON ai_limiter.ai_usage
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_usage_insert();
+
+CREATE FUNCTION ai_limiter.append_only() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'cannot % table "%"', lower(TG_OP), TG_TABLE_NAME USING
+        ERRCODE = 'object_not_in_prerequisite_state',
+        DETAIL = 'It is append-only.';
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.append_only() IS 'Private: refuses to change what was recorded (55000).';
+-- Row triggers are cloned to partitions; the one on TRUNCATE is not, so each partition gets its own.
+CREATE TRIGGER ai_usage_append_only BEFORE UPDATE OR DELETE ON ai_limiter.ai_usage
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.append_only();
+CREATE TRIGGER ai_usage_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_usage
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();
+CREATE TRIGGER ai_config_changes_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ai_limiter.ai_config_changes
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();
+CREATE TRIGGER ai_limits_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_limits
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();

@@ -1,0 +1,51 @@
+-- Cost views for people who query. All are security_invoker: each shows what RLS lets the caller
+-- see of the ledger. Days are of the tenant's zone; costs are settled US dollars.
+
+CREATE VIEW ai_limiter.ai_cost_by_day WITH (security_invoker = true) AS
+SELECT u.tenant_id,
+    (u.created_at AT TIME ZONE coalesce(t.timezone, z.timezone, 'UTC'))::date AS day,
+    sum(u.requests)::bigint AS requests, sum(u.input_tokens)::bigint AS input_tokens,
+    sum(u.output_tokens)::bigint AS output_tokens, sum(u.cost_usd) AS cost_usd
+FROM ai_limiter.ai_usage u
+LEFT JOIN ai_limiter.ai_tenants t ON t.tenant_id = u.tenant_id
+LEFT JOIN ai_limiter.ai_tenants z ON z.tenant_id = '00000000-0000-0000-0000-000000000000'
+GROUP BY 1, 2;
+COMMENT ON VIEW ai_limiter.ai_cost_by_day IS 'Settled use by tenant and day of its zone.';
+
+CREATE VIEW ai_limiter.ai_cost_by_model WITH (security_invoker = true) AS
+SELECT u.tenant_id, u.provider, u.model,
+    sum(u.requests)::bigint AS requests, sum(u.input_tokens)::bigint AS input_tokens,
+    sum(u.output_tokens)::bigint AS output_tokens, sum(u.cost_usd) AS cost_usd
+FROM ai_limiter.ai_usage u GROUP BY 1, 2, 3;
+COMMENT ON VIEW ai_limiter.ai_cost_by_model IS 'Settled use by tenant, provider and requested model.';
+
+CREATE VIEW ai_limiter.ai_cost_by_tenant WITH (security_invoker = true) AS
+SELECT u.tenant_id, t.name,
+    sum(u.requests)::bigint AS requests, sum(u.input_tokens)::bigint AS input_tokens,
+    sum(u.output_tokens)::bigint AS output_tokens, sum(u.cost_usd) AS cost_usd
+FROM ai_limiter.ai_usage u
+LEFT JOIN ai_limiter.ai_tenants t ON t.tenant_id = u.tenant_id
+GROUP BY 1, 2;
+COMMENT ON VIEW ai_limiter.ai_cost_by_tenant IS
+    'Settled use by tenant. Who may see only their own rows sees only those summed; get_ai_cost() gives a tenant''s totals to the roles that may see them.';
+
+CREATE VIEW ai_limiter.ai_cost_by_user WITH (security_invoker = true) AS
+SELECT u.tenant_id, u.user_id,
+    sum(u.requests)::bigint AS requests, sum(u.input_tokens)::bigint AS input_tokens,
+    sum(u.output_tokens)::bigint AS output_tokens, sum(u.cost_usd) AS cost_usd
+FROM ai_limiter.ai_usage u GROUP BY 1, 2;
+COMMENT ON VIEW ai_limiter.ai_cost_by_user IS 'Settled use by tenant and user; the user null is calls of nobody.';
+
+CREATE VIEW ai_limiter.ai_cost_by_feature WITH (security_invoker = true) AS
+SELECT u.tenant_id, u.feature,
+    sum(u.requests)::bigint AS requests, sum(u.input_tokens)::bigint AS input_tokens,
+    sum(u.output_tokens)::bigint AS output_tokens, sum(u.cost_usd) AS cost_usd
+FROM ai_limiter.ai_usage u GROUP BY 1, 2;
+COMMENT ON VIEW ai_limiter.ai_cost_by_feature IS 'Settled use by tenant and feature of the app.';
+
+CREATE VIEW ai_limiter.ai_limit_status WITH (security_invoker = true) AS
+SELECT c.limit_name, c.limit_id, c.subject, c.tenant_id, c.user_id, c.metric, c.period, c.action,
+    c.used, c.held, c.amount, c.headroom, c.window_start, c.resets_at
+FROM ai_limiter.ai_counters() c;
+COMMENT ON VIEW ai_limiter.ai_limit_status IS
+    'Every counter that is not empty and that the caller may see: settled, held, allowed, left, and when it resets.';

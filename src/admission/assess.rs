@@ -1,0 +1,227 @@
+//! The one place that decides: which rules govern a call, what their counters say, and the verdict.
+//!
+//! A writer ([`Locking::Admission`]) has joined the writers' barrier, then resolves the rules, takes
+//! the locks of all their counters in one order, and only then takes the snapshot that is summed and
+//! the clock that chooses the windows. Until its transaction ends, nobody else adds to those
+//! counters; when it ends its rows are visible before its locks go. A reader takes no lock and may
+//! be overtaken.
+
+use super::caller::View;
+use super::estimate::{Estimate, estimate};
+use crate::counters::{self, Counter};
+use crate::ledger::config::{self, Account};
+use crate::pg::clock;
+use crate::pg::lock;
+use crate::pg::owner::as_owner;
+use crate::pg::spi::{Snapshot, Spi};
+use crate::pg::subtransaction;
+use crate::settings;
+use ai_limiter_domain::limit::Action;
+use ai_limiter_domain::verdict::{Assessment, Mode, Reason, Verdict, judge};
+use ai_limiter_domain::{
+    Amount, Call, Filter, Limit, ManagedBy, Metric, Per, Period, Timestamp, error::Result,
+    model_name, precedence,
+};
+use serde_json::json;
+use uuid::Uuid;
+
+/// The cap of a single run, as a rule among the others.
+pub const RUN_LIMIT_ID: i64 = 0;
+pub const RUN_LIMIT_NAME: &str = "run_limit";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// Looking: nothing is written, and nothing waits.
+    None,
+    /// About to write a hold.
+    Admission,
+}
+
+/// How the call is judged.
+pub struct Question<'a> {
+    pub view: &'a View,
+    pub locking: Locking,
+    /// Fixes the run's cap unless it has one.
+    pub run_limit_usd: Option<Amount>,
+    /// A hold that this one replaces: it is left out of the sums.
+    pub replaces: Option<Uuid>,
+    /// The instant whose windows count; `None` for now.
+    pub created_at: Option<Timestamp>,
+}
+
+/// A verdict, and what it was made of.
+pub struct Assessed {
+    pub verdict: Verdict,
+    pub estimate: Option<Estimate>,
+    pub now: Timestamp,
+    /// The binding limit's own name, which the verdict may hide.
+    pub denied_by: Option<String>,
+}
+
+/// Judges the call; fills in its tier. An error of Postgres becomes a verdict with the reason
+/// `degraded`, allowed or not as `ai_limiter.on_error` says.
+pub fn assess(call: &mut Call, question: &Question) -> Result<Assessed> {
+    match subtransaction::catch(|| as_owner(|spi| judge_call(spi, call, question)))? {
+        Ok(assessed) => Ok(assessed),
+        Err(code) => {
+            let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow;
+            let mut verdict = Verdict::without_counters(allowed, Reason::Degraded, call.cost_usd);
+            verdict.details.insert("sqlstate".into(), sqlstate(code).into());
+            Ok(Assessed { verdict, estimate: None, now: clock::now(), denied_by: None })
+        }
+    }
+}
+
+/// The five characters of an error code.
+fn sqlstate(code: pgrx::PgSqlErrorCode) -> String {
+    let code = code as i32;
+    (0..5).map(|i| char::from(((code >> (6 * i)) & 0x3f) as u8 + b'0')).collect()
+}
+
+fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assessed> {
+    let snapshot = Snapshot::latest();
+    let now = clock::now();
+    let account =
+        config::account(spi, &snapshot, call.dimensions.tenant_id, call.dimensions.user_id)?;
+    // An extension keeps the tier that the call was made in.
+    if question.replaces.is_none() {
+        call.dimensions.tier.clone_from(&account.tier);
+    }
+    let estimate = estimate(spi, &snapshot, call, question.created_at.unwrap_or(now))?;
+    let mode: Mode = settings::MODE.get().into();
+    if mode == Mode::Off {
+        let verdict = Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd);
+        return Ok(Assessed { verdict, estimate: Some(estimate), now, denied_by: None });
+    }
+    let mut limits = config::limits(spi, &snapshot)?;
+    limits.extend(run_limit(spi, &snapshot, call, question.run_limit_usd)?);
+    drop(snapshot);
+    if question.locking == Locking::Admission {
+        let call = &call.dimensions;
+        let governing = precedence::governing(&limits, call);
+        let mut keys: Vec<_> = governing.map(|l| Counter::lock_key(l, call)).collect();
+        // Also before the run has a cap: two first calls must not both bring one.
+        keys.extend(
+            call.run_id.as_ref().map(|_| Counter::lock_key(&run_rule(call.tenant_id, None), call)),
+        );
+        lock::acquire_all(keys);
+    }
+    let snapshot = Snapshot::latest();
+    let now = clock::now();
+    // Another first call may have fixed the run's cap while this one waited.
+    if question.locking == Locking::Admission {
+        limits.retain(|l| l.id != RUN_LIMIT_ID);
+        limits.extend(run_limit(spi, &snapshot, call, question.run_limit_usd)?);
+    }
+    let mut assessed = Assessed {
+        verdict: Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd),
+        estimate: Some(estimate),
+        now,
+        denied_by: None,
+    };
+    if let Some(denied) = refused_outright(spi, &snapshot, call, &account, &estimate)? {
+        assessed.verdict = denied.under(mode);
+        return Ok(assessed);
+    }
+    let at = question.created_at.unwrap_or(now);
+    let counters: Vec<Counter> = precedence::governing(&limits, &call.dimensions)
+        .map(|limit| Counter::of(limit, &limits, &call.dimensions, &account, at))
+        .collect();
+    let readings = counters::read(spi, &snapshot, &counters, now, question.replaces)?;
+    let assessments: Vec<Assessment> = counters
+        .iter()
+        .zip(readings)
+        .map(|(counter, reading)| Assessment {
+            limit: counter.limit,
+            used: reading.used,
+            held: reading.held,
+            increment: counter.limit.increment(&estimate.size),
+            resets_at: reading.resets_at,
+            visible: question.view.sees(counter.limit, &call.dimensions),
+        })
+        .collect();
+    let verdict = judge(&assessments, estimate.size.cost_usd)?;
+    if !verdict.allowed {
+        assessed.denied_by = denied_by(&assessments)?;
+    }
+    assessed.verdict = verdict.under(mode);
+    Ok(assessed)
+}
+
+fn denied_by(assessments: &[Assessment]) -> Result<Option<String>> {
+    for assessment in assessments {
+        if assessment.limit.action == Action::Deny && assessment.exceeded()? {
+            return Ok(Some(assessment.limit.name.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// What refuses a call whatever its counters say.
+fn refused_outright(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    call: &Call,
+    account: &Account,
+    estimate: &Estimate,
+) -> Result<Option<Verdict>> {
+    let refuse = |reason| Verdict::without_counters(false, reason, estimate.size.cost_usd);
+    if let Some(suspension) = config::suspension(spi, snapshot, &call.dimensions)? {
+        let mut verdict = refuse(Reason::Suspended);
+        verdict.details.insert("scope".into(), suspension.scope.into());
+        verdict.details.insert("message".into(), json!(suspension.reason));
+        verdict.retry_at = suspension.until_microseconds.map(Timestamp);
+        return Ok(Some(verdict));
+    }
+    if account.suspended {
+        let mut verdict = refuse(Reason::Suspended);
+        verdict.details.insert("scope".into(), "account".into());
+        return Ok(Some(verdict));
+    }
+    let forbidden = |allowed: &Option<Vec<String>>, names: &[Option<&str>]| match allowed {
+        Some(patterns) if names.iter().any(Option::is_some) => !patterns.iter().any(|pattern| {
+            let pattern = pattern.to_lowercase();
+            names.iter().flatten().any(|name| model_name::matches(&pattern, &name.to_lowercase()))
+        }),
+        _ => false,
+    };
+    let model = call.dimensions.model.as_deref();
+    if forbidden(&account.allowed_models, &[model, call.requested_model.as_deref()]) {
+        return Ok(Some(refuse(Reason::ModelNotAllowed)));
+    }
+    if forbidden(&account.allowed_features, &[call.dimensions.feature.as_deref()]) {
+        return Ok(Some(refuse(Reason::FeatureNotAllowed)));
+    }
+    let deny_unpriced = settings::UNPRICED_MODEL.get() == settings::Refusal::Deny;
+    Ok((deny_unpriced && estimate.is_unpriced(call)).then(|| refuse(Reason::UnpricedModel)))
+}
+
+/// The run's own cap: the one it has, else the one that this call would give it.
+fn run_limit(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    call: &Call,
+    proposed: Option<Amount>,
+) -> Result<Option<Limit>> {
+    let Some(run) = call.dimensions.run_id.as_deref() else { return Ok(None) };
+    let tenant = call.dimensions.tenant_id;
+    let amount = config::run_limit(spi, snapshot, tenant, run)?.or(proposed);
+    Ok(amount.map(|amount| run_rule(tenant, Some(amount))))
+}
+
+fn run_rule(tenant_id: Uuid, amount: Option<Amount>) -> Limit {
+    Limit {
+        id: RUN_LIMIT_ID,
+        name: RUN_LIMIT_NAME.to_owned(),
+        filter: Filter { tenant_id: Some(tenant_id), ..Filter::default() },
+        per: vec![Per::Run],
+        metric: Metric::CostUsd,
+        period: Period::Total,
+        period_name: "total".to_owned(),
+        amount: amount.unwrap_or_default(),
+        action: Action::Deny,
+        alert_at: Vec::new(),
+        enabled: true,
+        managed_by: ManagedBy::Tenant,
+    }
+}

@@ -1,0 +1,192 @@
+//! Reserving and extending: the two ways in which something new is admitted.
+
+use super::assess::{Assessed, Locking, Question, assess};
+use super::caller::Caller;
+use crate::ledger::holds::{self, Hold};
+use crate::ledger::{config, denials, id, idempotency, partitions};
+use crate::pg::clock;
+use crate::pg::lock;
+use crate::pg::owner::as_owner;
+use crate::settings;
+use ai_limiter_domain::limit::Size;
+use ai_limiter_domain::verdict::{Answer, Reason};
+use ai_limiter_domain::{Amount, Call, Error, Kind, Timestamp, error::Result};
+use pgrx::pg_sys;
+use serde_json::json;
+use uuid::Uuid;
+
+pub struct Reserve {
+    pub call: Call,
+    pub run_limit_usd: Option<Amount>,
+    pub idempotency_key: Option<String>,
+    pub ttl_microseconds: Option<i64>,
+}
+
+/// Admits a call and writes its hold, all limits or none.
+pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
+    let Reserve { mut call, run_limit_usd, idempotency_key, ttl_microseconds } = request;
+    if call.requested_model.is_none() && call.cost_usd.is_none() {
+        return Err(Error::invalid("a reservation must name a model or a cost")
+            .hint("Set model or cost_usd."));
+    }
+    if run_limit_usd.is_some() && call.dimensions.run_id.is_none() {
+        return Err(Error::invalid("run_limit_usd needs a run").hint("Set run_id."));
+    }
+    let ttl = ttl(ttl_microseconds)?;
+    let tenant = call.dimensions.tenant_id;
+    let arguments =
+        idempotency_key.as_ref().map(|_| arguments(&call, run_limit_usd, ttl_microseconds));
+    let key = idempotency_key.as_deref().zip(arguments.as_deref());
+    if let Some((key, arguments)) = key {
+        let earlier =
+            as_owner(|spi| idempotency::answer(spi, tenant, key, arguments, clock::now()))?;
+        if let Some(answer) = earlier {
+            return serde_json::from_value(answer)
+                .map_err(|_| Error::invalid("the key's first answer cannot be read"));
+        }
+    }
+    lock::join_writers()?;
+    let view = caller.view()?;
+    let question = Question {
+        view: &view,
+        locking: Locking::Admission,
+        run_limit_usd,
+        replaces: None,
+        created_at: None,
+    };
+    let assessed = assess(&mut call, &question)?;
+    let Assessed { verdict, estimate, now, denied_by } = assessed;
+    if !verdict.allowed {
+        // Unreadable tables are why a degraded verdict was given: they are not written either.
+        if verdict.reason != Reason::Degraded {
+            as_owner(|spi| {
+                denials::insert(spi, &call.dimensions, &verdict, denied_by.as_deref(), now)
+            })?;
+        }
+        return Ok(verdict.answer(now, None));
+    }
+    partitions::ensure(now)?;
+    if call.dimensions.tier.is_empty() {
+        call.dimensions.tier = settings::text(&settings::DEFAULT_TIER); // degraded, and allowed
+    }
+    let hold = Hold {
+        id: id::at(now),
+        dimensions: call.dimensions,
+        requested_model: call.requested_model,
+        size: estimate.map_or_else(
+            || given(call.requests, call.input_tokens, call.output_tokens, call.cost_usd),
+            |e| e.size,
+        ),
+        state: "open".to_owned(),
+        created_at: now,
+        expires_at: Timestamp(now.0 + ttl),
+    };
+    let answer = verdict.answer(now, Some(hold.id));
+    as_owner(|spi| {
+        holds::insert(spi, &hold)?;
+        if let Some((run, amount)) = hold.dimensions.run_id.as_deref().zip(run_limit_usd) {
+            config::fix_run_limit(spi, tenant, run, amount)?;
+        }
+        if let Some((key, arguments)) = key {
+            idempotency::remember(spi, tenant, key, arguments, &json!(answer))?;
+        }
+        Ok(())
+    })?;
+    if settings::HOLD_DURABILITY.get() {
+        // SAFETY: sets a flag of the running transaction.
+        unsafe { pg_sys::ForceSyncCommit() };
+    }
+    Ok(answer)
+}
+
+pub struct Extend {
+    pub id: Uuid,
+    pub output_tokens: Option<i64>,
+    pub cost_usd: Option<Amount>,
+    pub ttl_microseconds: Option<i64>,
+}
+
+/// Raises a hold to a new total and prolongs it; denied, it stays as it was.
+pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
+    let id = request.id;
+    let ttl = ttl(request.ttl_microseconds)?;
+    lock::join_writers()?;
+    holds::lock(id);
+    let hold = as_owner(|spi| holds::find(spi, id))?
+        .filter(|h| caller.may_act_for(h.dimensions.tenant_id, h.dimensions.user_id));
+    let Some(hold) = hold else { return Err(not_open(caller, id)?) };
+    if hold.state == "released" {
+        return Err(Error::new(
+            Kind::ObjectNotInPrerequisiteState,
+            format!("reservation \"{id}\" was released"),
+        )
+        .hint("Reserve anew."));
+    }
+    let mut call = hold.call();
+    call.output_tokens = request.output_tokens.max(hold.size.output_tokens);
+    // A hold of a given cost stays one; a hold of tokens is priced anew for the new total.
+    let tokens_priced = request.cost_usd.is_none() && request.output_tokens.is_some();
+    call.cost_usd = if tokens_priced { None } else { request.cost_usd.max(hold.size.cost_usd) };
+    let view = caller.view()?;
+    let question = Question {
+        view: &view,
+        locking: Locking::Admission,
+        run_limit_usd: None,
+        replaces: Some(id),
+        created_at: Some(hold.created_at),
+    };
+    let Assessed { verdict, estimate, now, .. } = assess(&mut call, &question)?;
+    if !verdict.allowed {
+        return Ok(verdict.answer(now, None));
+    }
+    let mut size = estimate.map_or(hold.size, |e| e.size);
+    size.cost_usd = size.cost_usd.max(hold.size.cost_usd);
+    let expires_at = Timestamp(now.0 + ttl).max(hold.expires_at);
+    as_owner(|spi| holds::extend(spi, id, &size, expires_at))?;
+    if settings::HOLD_DURABILITY.get() {
+        // SAFETY: as in `reserve`.
+        unsafe { pg_sys::ForceSyncCommit() };
+    }
+    Ok(verdict.answer(now, Some(id)))
+}
+
+/// Why a hold that is not there cannot be extended: settled, or no such reservation.
+fn not_open(caller: &Caller, id: Uuid) -> Result<Error> {
+    let settled = as_owner(|spi| crate::ledger::usage::find(spi, id))?;
+    Ok(match settled {
+        Some(charge) if caller.may_act_for(charge.tenant_id, charge.user_id) => Error::new(
+            Kind::ObjectNotInPrerequisiteState,
+            format!("reservation \"{id}\" was settled"),
+        ),
+        _ => holds::no_such_reservation(id),
+    })
+}
+
+fn given(
+    requests: i64,
+    input_tokens: Option<i64>,
+    output_tokens: Option<i64>,
+    cost_usd: Option<Amount>,
+) -> Size {
+    Size { requests, input_tokens, output_tokens, cost_usd }
+}
+
+fn ttl(given: Option<i64>) -> Result<i64> {
+    let longest = i64::from(settings::MAX_RESERVATION_TTL.get()) * 1_000_000;
+    match given {
+        None => Ok((i64::from(settings::RESERVATION_TTL.get()) * 1_000_000).min(longest)),
+        Some(ttl) if ttl <= 0 => Err(Error::invalid("ttl must be positive")),
+        Some(ttl) if ttl > longest => Err(Error::invalid("ttl is too long")
+            .hint("It must not exceed ai_limiter.max_reservation_ttl.")),
+        Some(ttl) => Ok(ttl),
+    }
+}
+
+/// What an idempotency key stands for.
+fn arguments(call: &Call, run_limit_usd: Option<Amount>, ttl: Option<i64>) -> String {
+    super::charge::arguments(
+        "reserve_ai_usage",
+        call,
+        &json!([run_limit_usd.map(|a| a.to_string()), ttl]),
+    )
+}

@@ -1,0 +1,20 @@
+//! The SQL functions: arguments in, the layers below, rows out. Their declarations, defaults and
+//! comments are hand-written in `sql/`; a wrapper here has the name that they refer to.
+
+mod admission;
+mod arguments;
+mod identity;
+mod operating;
+mod reporting;
+mod triggers;
+
+use crate::error::report;
+use ai_limiter_domain::error::Result;
+use pgrx::pg_sys::panic::ErrorReport;
+
+/// What a SQL function gives: the value, or an error with its SQLSTATE.
+type Answered<T> = std::result::Result<T, ErrorReport>;
+
+fn answered<T>(work: impl FnOnce() -> Result<T>) -> Answered<T> {
+    work().map_err(report)
+}

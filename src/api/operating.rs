@@ -1,0 +1,116 @@
+//! Suspending, verifying, keeping house.
+
+use super::reporting::timestamptz;
+use super::{Answered, answered};
+use crate::admission::caller::{Caller, not_permitted};
+use crate::admission::standing;
+use crate::columns;
+use crate::ledger::{denials, holds, idempotency, partitions};
+use crate::pg::clock;
+use crate::pg::numeric::from_amount;
+use crate::pg::owner::as_owner;
+use crate::pg::row::Rows;
+use crate::settings::RESERVATION_RETENTION;
+use ai_limiter_domain::call::required;
+use ai_limiter_domain::{Error, error::Result, model_name};
+use pgrx::prelude::*;
+
+#[pg_extern(sql = false)]
+fn suspension_subject(scope: Option<&str>, subject: Option<&str>) -> Answered<String> {
+    answered(|| {
+        let scope = required(scope, "scope")?;
+        let subject = subject.map(str::trim).filter(|s| !s.is_empty());
+        match (scope, subject) {
+            ("all", None) => Ok(String::new()),
+            ("all", Some(_)) => Err(Error::invalid("scope \"all\" has no subject")),
+            ("tenant" | "user", Some(id)) => uuid::Uuid::parse_str(id)
+                .map(|id| id.to_string())
+                .map_err(|_| Error::invalid(format!("the subject of scope \"{scope}\" is a uuid"))),
+            ("model", Some(name)) => Ok(model_name::canonicalize(name).model),
+            ("feature" | "api_key_id" | "run", Some(name)) => Ok(name.to_owned()),
+            ("tenant" | "user" | "model" | "feature" | "api_key_id" | "run", None) => {
+                Err(Error::invalid(format!("scope \"{scope}\" needs a subject")))
+            }
+            _ => Err(Error::invalid(format!("scope \"{scope}\" does not exist"))
+                .hint("Use one of all, tenant, user, model, feature, api_key_id, run.")),
+        }
+    })
+}
+
+#[pg_extern(sql = false)]
+fn verify_ai_counters() -> Answered<Rows> {
+    answered(|| {
+        servers_only("verify counters")?;
+        let rows = standing::verify()?.into_iter().map(|v| {
+            columns![
+                v.limit_name,
+                v.limit_id,
+                v.subject,
+                timestamptz(v.window.start),
+                from_amount(v.read.used),
+                from_amount(v.read.held),
+                from_amount(v.raw_used),
+                from_amount(v.raw_held),
+                from_amount(v.drift),
+            ]
+        });
+        Ok(Rows(rows.collect()))
+    })
+}
+
+#[pg_extern(sql = false)]
+fn refresh_ai_counters() -> Answered<()> {
+    answered(|| {
+        servers_only("refresh counters")?;
+        let now = clock::now();
+        as_owner(|spi| {
+            holds::expire(spi, now, i64::from(RESERVATION_RETENTION.get()))?;
+            idempotency::forget(spi, now)?;
+            denials::merge(spi, now)
+        })
+    })
+}
+
+#[pg_extern(sql = false)]
+fn ensure_ai_partitions() -> Answered<i32> {
+    answered(|| {
+        servers_only("make partitions")?;
+        partitions::ensure_ahead(clock::now())
+    })
+}
+
+/// A second look beside EXECUTE: these run as the owner.
+fn servers_only(what: &str) -> Result<()> {
+    if Caller::current()?.is_server {
+        return Ok(());
+    }
+    Err(not_permitted(&format!("permission denied to {what}")))
+}
+
+#[pg_extern(sql = false)]
+fn ai_counters() -> Answered<Rows> {
+    answered(|| {
+        let rows = standing::counters(&Caller::current()?.view()?, |t| {
+            let limit = t.limit;
+            let id = |id: uuid::Uuid| pgrx::Uuid::from_bytes(*id.as_bytes());
+            let (tenant, user) = limit.account_of(&t.call);
+            Ok(columns![
+                limit.name.clone(),
+                limit.id,
+                t.subject.clone(),
+                tenant.map(id),
+                user.map(id),
+                limit.metric.name(),
+                limit.period_name.clone(),
+                limit.action.name(),
+                from_amount(t.used),
+                from_amount(t.held),
+                from_amount(limit.amount),
+                from_amount(limit.amount.checked_sub(t.used)?.checked_sub(t.held)?),
+                timestamptz(t.window.start),
+                timestamptz(t.resets_at),
+            ])
+        })?;
+        Ok(Rows(rows))
+    })
+}

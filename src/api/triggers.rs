@@ -1,0 +1,89 @@
+//! What the triggers in `sql/triggers.sql` call.
+
+use super::{Answered, answered};
+use crate::error::raise;
+use crate::ledger::{config, rule_change};
+use crate::pg::clock;
+use crate::pg::lock;
+use crate::pg::owner::as_owner;
+use crate::pg::spi::Snapshot;
+use ai_limiter_domain::call::{self, required};
+use ai_limiter_domain::error::Result as Checked;
+use ai_limiter_domain::limit::LimitDocument;
+use ai_limiter_domain::{Error, Limit, model_name};
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde_json::json;
+
+#[pg_extern(sql = false)]
+fn checked_limit(document: JsonB) -> Answered<JsonB> {
+    answered(|| {
+        let row: LimitDocument = serde_json::from_value(document.0)
+            .map_err(|_| Error::invalid("limit has a value of another type"))?;
+        let limit = Limit::try_from(row)?;
+        Ok(JsonB(json!({ "model": limit.filter.model, "provider": limit.filter.provider })))
+    })
+}
+
+#[pg_extern(sql = false)]
+fn begin_limit_change() -> Answered<()> {
+    answered(rule_change::begin)
+}
+
+type Row<'a> = PgHeapTuple<'a, pgrx::AllocatedByRust>;
+
+/// Completes and checks a row of the ledger, whoever inserts it.
+#[pg_trigger(sql = false)]
+fn ai_usage_insert<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, std::convert::Infallible> {
+    let row = trigger.new().map(PgHeapTuple::into_owned);
+    let row = row.map(|row| complete(row).unwrap_or_else(|error| raise(error)));
+    Ok(row)
+}
+
+fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
+    lock::join_writers()?;
+    let created_at: Option<TimestampWithTimeZone> = column(&row, "created_at")?;
+    if required(created_at.map(i64::from), "created_at")? > clock::now().0 {
+        return Err(Error::invalid("created_at must not be in the future"));
+    }
+    if let Some(model) = column::<String>(&row, "model")? {
+        let canonical = model_name::canonicalize(&model);
+        if column::<String>(&row, "provider")?.is_none() {
+            set(&mut row, "provider", canonical.provider)?;
+        }
+        if canonical.model != model {
+            set(&mut row, "model", Some(canonical.model))?;
+        }
+    }
+    if let Some(provider) = column::<String>(&row, "provider")? {
+        set(&mut row, "provider", Some(provider.to_lowercase()))?;
+    }
+    call::attributes(column::<JsonB>(&row, "attributes")?.map(|a| a.0).as_ref())?;
+    call::api_key_id(column(&row, "api_key_id")?)?;
+    if column::<String>(&row, "tier")?.is_none() {
+        let tenant: Option<pgrx::Uuid> = column(&row, "tenant_id")?;
+        let tenant = required(tenant.map(id), "tenant_id")?;
+        let user = column::<pgrx::Uuid>(&row, "user_id")?.map(id);
+        let account = as_owner(|spi| config::account(spi, &Snapshot::latest(), tenant, user))?;
+        set(&mut row, "tier", Some(account.tier))?;
+    }
+    Ok(row)
+}
+
+fn id(value: pgrx::Uuid) -> uuid::Uuid {
+    uuid::Uuid::from_bytes(*value.as_bytes())
+}
+
+fn column<'r, T>(row: &'r Row, name: &str) -> Checked<Option<T>>
+where
+    T: FromDatum + IntoDatum + pgrx::datum::UnboxDatum<As<'r> = T> + 'r,
+{
+    row.get_by_name(name).map_err(|e| Error::invalid(format!("column {name} of ai_usage: {e}")))
+}
+
+fn set(row: &mut Row, name: &str, value: Option<String>) -> Checked<()> {
+    row.set_by_name(name, value)
+        .map_err(|e| Error::invalid(format!("column {name} of ai_usage: {e}")))
+}

@@ -1,0 +1,94 @@
+//! What a counter says: settled and held of a rule's subject in its window.
+//!
+//! This is the seam. [`read`] is the one place that answers "settled + held of this counter", here
+//! always from the tables ([`table`]). A faster store can answer behind the same call; the tables
+//! stay the fallback, and the oracle ([`tally`]) that both are checked against.
+
+pub mod table;
+pub mod tally;
+
+use crate::ledger::config::Account;
+use crate::pg::clock::PgZone;
+use crate::pg::lock::{Class, Key};
+use ai_limiter_domain::filter::Condition;
+use ai_limiter_domain::window::calendar_window;
+use ai_limiter_domain::{
+    Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, precedence,
+};
+
+pub use table::read;
+
+/// One counter: a rule, a subject, a window.
+pub struct Counter<'a> {
+    pub limit: &'a Limit,
+    pub subject: String,
+    pub window: Window,
+    pub zone: String,
+    /// The rule's conditions and the subject's: all must hold.
+    conditions: Vec<Condition>,
+    /// Rows of the same name that take precedence: where one matches, its counter counts instead.
+    overriding: Vec<Vec<Condition>>,
+}
+
+/// What it says now.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    pub used: Amount,
+    pub held: Amount,
+    pub resets_at: Option<Timestamp>,
+}
+
+/// The zone in which the rule's windows are counted for this call's subject.
+pub fn zone<'a>(limit: &Limit, account: &'a Account) -> &'a str {
+    if limit.per.contains(&Per::User) {
+        &account.account_timezone
+    } else if limit.per.contains(&Per::Tenant) {
+        &account.tenant_timezone
+    } else {
+        &account.default_timezone
+    }
+}
+
+/// The window of a rule that `at` falls into, in a zone. Of a rolling rule: what may still count
+/// at `at`, and everything after it.
+pub fn window(limit: &Limit, at: Timestamp, zone: &str) -> Window {
+    match limit.period {
+        Period::Total => Window::ALL_TIME,
+        Period::Calendar(unit) => calendar_window(unit, at, &PgZone(zone.to_owned())),
+        Period::Rolling(interval) => Window { start: Some(interval.earliest(at)), end: None },
+    }
+}
+
+impl<'a> Counter<'a> {
+    /// The counter of `limit` that the call falls into when it is made at `at`.
+    pub fn of(
+        limit: &'a Limit,
+        all: &'a [Limit],
+        call: &Dimensions,
+        account: &Account,
+        at: Timestamp,
+    ) -> Self {
+        let zone = zone(limit, account).to_owned();
+        let mut conditions = limit.conditions();
+        conditions.extend(limit.subject(call));
+        Self {
+            limit,
+            subject: limit.subject_name(call),
+            window: window(limit, at, &zone),
+            zone,
+            conditions,
+            overriding: precedence::overriding(limit, all).map(Limit::conditions).collect(),
+        }
+    }
+
+    /// The lock that admission into this counter holds. Without the window: two calls that see
+    /// different windows of one subject, because a zone was just edited, still wait for each other.
+    pub fn lock_key(limit: &Limit, call: &Dimensions) -> Key {
+        Key::new(Class::Counter, &(limit.id, limit.subject_name(call)))
+    }
+
+    /// Whether only holds count.
+    fn is_concurrent(&self) -> bool {
+        self.limit.metric == Metric::Concurrent
+    }
+}

@@ -1,0 +1,142 @@
+//! The table path: a counter is summed from the ledger and the open holds at each call.
+//!
+//! Exact under the counter's lock ([`Counter::lock_key`]) and a snapshot taken after it; its cost
+//! grows with the rows of the window. All counters of a call are one statement, under one snapshot:
+//! a settle moves a row from the holds to the ledger, and two snapshots could miss it in both. The
+//! statement is planned with its values, so that only the window's partitions are locked and read.
+
+use super::{Counter, Reading};
+use crate::pg::spi::{Arg, Snapshot, Spi};
+use ai_limiter_domain::filter::{Condition, Param};
+use ai_limiter_domain::rolling::{self, Bucket, Interval};
+use ai_limiter_domain::{Amount, Metric, Period, Timestamp, error::Result};
+use uuid::Uuid;
+
+/// Reads the counters at `now`, leaving out one hold if asked (the one that is being extended).
+pub fn read(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    counters: &[Counter],
+    now: Timestamp,
+    without_hold: Option<Uuid>,
+) -> Result<Vec<Reading>> {
+    if counters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut args = Vec::new();
+    let parts: Vec<String> = counters
+        .iter()
+        .enumerate()
+        .map(|(index, counter)| sum_sql(index, counter, now, without_hold, &mut args))
+        .collect();
+    let mut buckets: Vec<Vec<Bucket>> = counters.iter().map(|_| Vec::new()).collect();
+    spi.read_once(snapshot, &parts.join(" UNION ALL "), &args, |row| {
+        let index = row.int(1).unwrap_or(0) as usize;
+        buckets[index].push(Bucket {
+            newest: row.timestamp(2).unwrap_or(now),
+            used: row.amount(3)?.unwrap_or_default(),
+            held: row.amount(4)?.unwrap_or_default(),
+        });
+        Ok(())
+    })?;
+    counters.iter().zip(buckets).map(|(counter, buckets)| reading(counter, buckets, now)).collect()
+}
+
+fn reading(counter: &Counter, buckets: Vec<Bucket>, now: Timestamp) -> Result<Reading> {
+    if let Period::Rolling(interval) = counter.limit.period {
+        let sum = rolling::sum(interval, now, buckets)?;
+        return Ok(Reading { used: sum.used, held: sum.held, resets_at: sum.frees_at });
+    }
+    let bucket = buckets.first();
+    Ok(Reading {
+        used: bucket.map_or(Amount::ZERO, |b| b.used),
+        held: bucket.map_or(Amount::ZERO, |b| b.held),
+        resets_at: counter.window.end,
+    })
+}
+
+/// The expression that a metric sums; both tables have the columns.
+pub fn metric_sql(metric: Metric) -> &'static str {
+    match metric {
+        Metric::CostUsd => "cost_usd",
+        Metric::Requests | Metric::Concurrent => "requests::numeric",
+        Metric::InputTokens => "input_tokens::numeric",
+        Metric::OutputTokens => "output_tokens::numeric",
+        Metric::TotalTokens => {
+            "(coalesce(input_tokens, 0)::numeric + coalesce(output_tokens, 0)::numeric)"
+        }
+    }
+}
+
+/// One counter as a SELECT of (index, newest created_at, used, held), a row a bucket.
+fn sum_sql(
+    index: usize,
+    counter: &Counter,
+    now: Timestamp,
+    without_hold: Option<Uuid>,
+    args: &mut Vec<Arg>,
+) -> String {
+    let counted = counted_sql(counter, args);
+    let mut bind = |arg: Arg| {
+        args.push(arg);
+        format!("${}", args.len())
+    };
+    let mut within = String::new();
+    if let Some(start) = counter.window.start {
+        within += &format!(" AND created_at >= {}", bind(start.into()));
+    }
+    if let Some(end) = counter.window.end {
+        within += &format!(" AND created_at < {}", bind(end.into()));
+    }
+    let mut open = format!("state = 'open' AND expires_at > {}", bind(now.into()));
+    if let Some(id) = without_hold {
+        open += &format!(" AND id <> {}", bind(id.into()));
+    }
+    let value = metric_sql(counter.limit.metric);
+    let ledger = match counter.is_concurrent() {
+        true => String::new(),
+        false => format!(
+            "SELECT created_at, {value} AS used, NULL::numeric AS held \
+             FROM ai_limiter.ai_usage WHERE {counted}{within} UNION ALL "
+        ),
+    };
+    let group = match counter.limit.period {
+        Period::Rolling(interval) => format!(" GROUP BY {}", bucket_sql(interval)),
+        _ => String::new(),
+    };
+    format!(
+        "(SELECT {index}::bigint, max(created_at), coalesce(sum(used), 0), coalesce(sum(held), 0) \
+         FROM ({ledger}SELECT created_at, NULL::numeric AS used, {value} AS held \
+         FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {open}) c{group})"
+    )
+}
+
+/// The bucket of a rolling limit, as [`Interval::bucket_of`] numbers it.
+fn bucket_sql(interval: Interval) -> String {
+    format!(
+        "date_bin(interval '{} microseconds', created_at, timestamptz '2000-01-01 00:00:00+00')",
+        interval.bucket_width()
+    )
+}
+
+/// Which rows the counter counts.
+fn counted_sql(counter: &Counter, args: &mut Vec<Arg>) -> String {
+    let mut sql = all_of(&counter.conditions, args);
+    for overriding in &counter.overriding {
+        sql += &format!(" AND ({}) IS NOT TRUE", all_of(overriding, args));
+    }
+    sql
+}
+
+fn all_of(conditions: &[Condition], args: &mut Vec<Arg>) -> String {
+    let mut bind = |param| {
+        args.push(match param {
+            Param::Uuid(v) => v.into(),
+            Param::Text(v) => v.as_str().into(),
+            Param::Jsonb(v) => Arg::Jsonb(v),
+        });
+        format!("${}", args.len())
+    };
+    let rendered: Vec<String> = conditions.iter().map(|c| c.to_sql(&mut bind)).collect();
+    if rendered.is_empty() { "true".to_owned() } else { rendered.join(" AND ") }
+}

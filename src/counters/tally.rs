@@ -1,0 +1,199 @@
+//! Every counter at once, from the raw rows: one pass over ledger and open holds, each row given to
+//! the rules that govern it by the Rust reading of their conditions.
+//!
+//! Used where all counters are wanted (`ai_limit_status`, alerts), and as the oracle of
+//! `verify_ai_counters()`: it shares no SQL with the table path. Reads every row of the longest
+//! window; nothing is locked.
+
+use super::window;
+use crate::pg::spi::{Arg, Row, Snapshot, Spi};
+use ai_limiter_domain::call::{self, required};
+use ai_limiter_domain::limit::Size;
+use ai_limiter_domain::rolling::{self, Bucket};
+use ai_limiter_domain::window::Unit;
+use ai_limiter_domain::{
+    Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, error::Result, precedence,
+};
+use std::collections::{BTreeMap, HashMap};
+use uuid::Uuid;
+
+/// A counter that is not empty.
+pub struct Tallied<'a> {
+    pub limit: &'a Limit,
+    /// A call of the subject: only its dimensions in `per` mean anything.
+    pub call: Dimensions,
+    pub subject: String,
+    pub window: Window,
+    pub used: Amount,
+    pub held: Amount,
+    pub resets_at: Option<Timestamp>,
+}
+
+struct Cell {
+    call: Dimensions,
+    window: Window,
+    /// Keyed by the bucket of a rolling rule; one for any other.
+    buckets: BTreeMap<Timestamp, Bucket>,
+}
+
+pub fn tally<'a>(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    limits: &'a [Limit],
+    now: Timestamp,
+) -> Result<Vec<Tallied<'a>>> {
+    const SQL: &str = "SELECT tenant_id, user_id, tier, provider, model, feature, api_key_id, run_id, \
+            attributes, requests, input_tokens, output_tokens, cost_usd, created_at, false \
+        FROM ai_limiter.ai_usage WHERE created_at >= $1 \
+        UNION ALL \
+        SELECT tenant_id, user_id, tier, provider, model, feature, api_key_id, run_id, \
+            attributes, requests, input_tokens, output_tokens, cost_usd, created_at, true \
+        FROM ai_limiter.ai_reservations WHERE state = 'open' AND expires_at > $2";
+    let mut zones = Zones::read(spi, snapshot)?;
+    let mut cells: HashMap<(usize, String), Cell> = HashMap::new();
+    let earliest = limits.iter().map(|l| earliest(l.period, now)).min().unwrap_or(now);
+    spi.stream(snapshot, SQL, &[Arg::from(earliest), Arg::from(now)], |row| {
+        let (call, size) = (dimensions(row)?, size(row)?);
+        let at = required(row.timestamp(14), "created_at")?;
+        let is_hold = row.boolean(15).unwrap_or(false);
+        for (index, limit) in limits.iter().enumerate() {
+            let governs =
+                limit.matches(&call) && precedence::replaced_by(limit, limits, &call).is_none();
+            if !governs || (limit.metric == Metric::Concurrent && !is_hold) {
+                continue;
+            }
+            let window = zones.window(limit, &call, now);
+            if !window.contains(at) {
+                continue;
+            }
+            let cell = cells.entry((index, limit.subject_name(&call))).or_insert_with(|| Cell {
+                call: call.clone(),
+                window,
+                buckets: BTreeMap::new(),
+            });
+            add(cell, limit, at, is_hold, limit.increment(&size).unwrap_or_default())?;
+        }
+        Ok(())
+    })?;
+    let mut tallied = cells
+        .into_iter()
+        .map(|((index, subject), cell)| finish(&limits[index], subject, cell, now))
+        .collect::<Result<Vec<_>>>()?;
+    tallied.sort_by(|a, b| {
+        (&a.limit.name, a.limit.id, &a.subject).cmp(&(&b.limit.name, b.limit.id, &b.subject))
+    });
+    Ok(tallied)
+}
+
+fn add(cell: &mut Cell, limit: &Limit, at: Timestamp, is_hold: bool, amount: Amount) -> Result<()> {
+    let key = match limit.period {
+        Period::Rolling(interval) => interval.bucket_of(at),
+        _ => Timestamp(0),
+    };
+    let empty = Bucket { newest: at, used: Amount::ZERO, held: Amount::ZERO };
+    let bucket = cell.buckets.entry(key).or_insert(empty);
+    bucket.newest = bucket.newest.max(at);
+    let side = if is_hold { &mut bucket.held } else { &mut bucket.used };
+    *side = side.checked_add(amount)?;
+    Ok(())
+}
+
+fn finish(limit: &Limit, subject: String, cell: Cell, now: Timestamp) -> Result<Tallied<'_>> {
+    let (used, held, resets_at) = match limit.period {
+        Period::Rolling(interval) => {
+            let sum = rolling::sum(interval, now, cell.buckets.into_values())?;
+            (sum.used, sum.held, sum.frees_at)
+        }
+        _ => {
+            let bucket = cell.buckets.into_values().next();
+            let (used, held) = bucket.map_or((Amount::ZERO, Amount::ZERO), |b| (b.used, b.held));
+            (used, held, cell.window.end)
+        }
+    };
+    Ok(Tallied { limit, call: cell.call, subject, window: cell.window, used, held, resets_at })
+}
+
+/// A bound before which no row can be in the rule's window, in whatever zone.
+fn earliest(period: Period, now: Timestamp) -> Timestamp {
+    const DAY: i64 = 86_400_000_000;
+    let days = match period {
+        Period::Total => return Timestamp(i64::MIN / 2),
+        Period::Rolling(interval) => return interval.earliest(now),
+        Period::Calendar(Unit::Month) => 33,
+        Period::Calendar(Unit::Week) => 9,
+        Period::Calendar(_) => 3,
+    };
+    Timestamp(now.0 - days * DAY)
+}
+
+/// Zones of tenants and of the accounts that have their own, and the windows already computed.
+struct Zones {
+    default: String,
+    tenants: HashMap<Uuid, String>,
+    accounts: HashMap<(Uuid, Uuid), String>,
+    windows: HashMap<(Period, String), Window>,
+}
+
+impl Zones {
+    fn read(spi: &Spi, snapshot: &Snapshot) -> Result<Self> {
+        const TENANTS: &str = "SELECT tenant_id, timezone FROM ai_limiter.ai_tenants";
+        const ACCOUNTS: &str = "SELECT tenant_id, user_id, timezone FROM ai_limiter.ai_accounts \
+            WHERE timezone IS NOT NULL";
+        let id = |row: &Row, column| required(row.uuid(column), "id");
+        let tenants: HashMap<_, _> = spi
+            .read_at(snapshot, TENANTS, &[], |row| {
+                Ok((id(row, 1)?, row.text(2).unwrap_or_default()))
+            })?
+            .into_iter()
+            .collect();
+        let accounts = spi.read_at(snapshot, ACCOUNTS, &[], |row| {
+            Ok(((id(row, 1)?, id(row, 2)?), row.text(3).unwrap_or_default()))
+        })?;
+        Ok(Self {
+            default: tenants.get(&Uuid::nil()).cloned().unwrap_or_else(|| "UTC".to_owned()),
+            tenants,
+            accounts: accounts.into_iter().collect(),
+            windows: HashMap::new(),
+        })
+    }
+
+    fn window(&mut self, limit: &Limit, call: &Dimensions, now: Timestamp) -> Window {
+        let tenant = self.tenants.get(&call.tenant_id);
+        let own = call.user_id.and_then(|user| self.accounts.get(&(call.tenant_id, user)));
+        let zone = match () {
+            () if limit.per.contains(&Per::User) => own.or(tenant),
+            () if limit.per.contains(&Per::Tenant) => tenant,
+            () => None,
+        };
+        let zone = zone.unwrap_or(&self.default);
+        if let Some(window) = self.windows.get(&(limit.period, zone.clone())) {
+            return *window;
+        }
+        let computed = window(limit, now, zone);
+        self.windows.insert((limit.period, zone.clone()), computed);
+        computed
+    }
+}
+
+fn dimensions(row: &Row) -> Result<Dimensions> {
+    Ok(Dimensions {
+        tenant_id: required(row.uuid(1), "tenant_id")?,
+        user_id: row.uuid(2),
+        tier: row.text(3).unwrap_or_default(),
+        provider: row.text(4),
+        model: row.text(5),
+        feature: row.text(6),
+        api_key_id: row.text(7),
+        run_id: row.text(8),
+        attributes: call::attributes(row.json(9).as_ref())?,
+    })
+}
+
+fn size(row: &Row) -> Result<Size> {
+    Ok(Size {
+        requests: row.int(10).unwrap_or(0),
+        input_tokens: row.int(11),
+        output_tokens: row.int(12),
+        cost_usd: row.amount(13)?,
+    })
+}

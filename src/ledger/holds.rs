@@ -1,0 +1,155 @@
+//! Holds: rows of `ai_reservations`. Guarded by the reservation's lock ([`Class::Reservation`]),
+//! taken before a hold is looked for, so that of two settles, one finds the row and the other the
+//! ledger's, at any isolation level and without a serialization failure.
+
+use crate::pg::lock::{self, Class, Key};
+use crate::pg::spi::{Arg, Row, Spi};
+use ai_limiter_domain::call::{self, required};
+use ai_limiter_domain::limit::Size;
+use ai_limiter_domain::{Call, Dimensions, Error, Kind, Timestamp, error::Result};
+use uuid::Uuid;
+
+#[derive(Debug, Clone)]
+pub struct Hold {
+    pub id: Uuid,
+    pub dimensions: Dimensions,
+    pub requested_model: Option<String>,
+    pub size: Size,
+    pub state: String,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+impl Hold {
+    pub fn is_open_at(&self, now: Timestamp) -> bool {
+        self.state == "open" && self.expires_at > now
+    }
+
+    /// The call that was held, for prices and rules.
+    pub fn call(&self) -> Call {
+        Call {
+            dimensions: self.dimensions.clone(),
+            requested_model: self.requested_model.clone(),
+            requests: self.size.requests,
+            input_tokens: self.size.input_tokens,
+            output_tokens: self.size.output_tokens,
+            cost_usd: None,
+        }
+    }
+}
+
+/// The error for an id that is unknown, forgotten, or not the caller's to know of: one for all.
+pub fn no_such_reservation(id: Uuid) -> Error {
+    Error::new(Kind::UndefinedObject, format!("reservation \"{id}\" does not exist"))
+        .hint("It may have been forgotten: see ai_limiter.reservation_retention.")
+}
+
+pub fn lock(id: Uuid) {
+    lock::acquire(&Key::new(Class::Reservation, &id));
+}
+
+pub fn insert(spi: &Spi, hold: &Hold) -> Result<()> {
+    const SQL: &str = "INSERT INTO ai_limiter.ai_reservations (id, tenant_id, user_id, tier, \
+        provider, model, requested_model, feature, api_key_id, run_id, attributes, requests, \
+        input_tokens, output_tokens, cost_usd, created_at, expires_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+    let d = &hold.dimensions;
+    let args = [
+        hold.id.into(),
+        d.tenant_id.into(),
+        Arg::Uuid(d.user_id),
+        d.tier.as_str().into(),
+        d.provider.as_deref().into(),
+        d.model.as_deref().into(),
+        hold.requested_model.as_deref().into(),
+        d.feature.as_deref().into(),
+        d.api_key_id.as_deref().into(),
+        d.run_id.as_deref().into(),
+        attributes(d),
+        Arg::Int(Some(hold.size.requests)),
+        Arg::Int(hold.size.input_tokens),
+        Arg::Int(hold.size.output_tokens),
+        Arg::Numeric(hold.size.cost_usd),
+        hold.created_at.into(),
+        hold.expires_at.into(),
+    ];
+    spi.write(SQL, &args, |_| Ok(()))?;
+    Ok(())
+}
+
+/// A call's attributes as an argument of type jsonb.
+pub fn attributes(dimensions: &Dimensions) -> Arg {
+    Arg::Jsonb(serde_json::to_string(&dimensions.attributes).unwrap_or_else(|_| "{}".into()))
+}
+
+/// Finds a hold in any state. Call [`lock`] first.
+pub fn find(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
+    const SQL: &str = "SELECT id, tenant_id, user_id, tier, provider, model, requested_model, \
+        feature, api_key_id, run_id, attributes, requests, input_tokens, output_tokens, cost_usd, \
+        state, created_at, expires_at FROM ai_limiter.ai_reservations WHERE id = $1";
+    Ok(spi.read(SQL, &[id.into()], hold)?.into_iter().next())
+}
+
+pub fn delete(spi: &Spi, id: Uuid) -> Result<()> {
+    const SQL: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id = $1";
+    spi.write(SQL, &[id.into()], |_| Ok(()))?;
+    Ok(())
+}
+
+pub fn release(spi: &Spi, id: Uuid) -> Result<()> {
+    const SQL: &str = "UPDATE ai_limiter.ai_reservations SET state = 'released' WHERE id = $1";
+    spi.write(SQL, &[id.into()], |_| Ok(()))?;
+    Ok(())
+}
+
+/// Gives a hold its new total and end, and opens it again if it had expired.
+pub fn extend(spi: &Spi, id: Uuid, size: &Size, expires_at: Timestamp) -> Result<()> {
+    const SQL: &str = "UPDATE ai_limiter.ai_reservations SET state = 'open', output_tokens = $2, \
+        cost_usd = $3, expires_at = $4 WHERE id = $1";
+    let args =
+        [id.into(), Arg::Int(size.output_tokens), Arg::Numeric(size.cost_usd), expires_at.into()];
+    spi.write(SQL, &args, |_| Ok(()))?;
+    Ok(())
+}
+
+/// Marks holds whose time is over, which no counter has counted since then, and forgets old ones.
+/// Rows that a settle or an extension holds at this moment are left for the next time.
+pub fn expire(spi: &Spi, now: Timestamp, retention_seconds: i64) -> Result<()> {
+    const MARK: &str = "UPDATE ai_limiter.ai_reservations SET state = 'expired' WHERE id IN \
+        (SELECT id FROM ai_limiter.ai_reservations WHERE state = 'open' AND expires_at <= $1 \
+         FOR UPDATE SKIP LOCKED)";
+    const FORGET: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id IN \
+        (SELECT id FROM ai_limiter.ai_reservations WHERE state <> 'open' AND expires_at <= $1 \
+         FOR UPDATE SKIP LOCKED)";
+    spi.write(MARK, &[now.into()], |_| Ok(()))?;
+    let forgotten = Timestamp(now.0 - retention_seconds * 1_000_000);
+    spi.write(FORGET, &[forgotten.into()], |_| Ok(()))?;
+    Ok(())
+}
+
+fn hold(row: &Row) -> Result<Hold> {
+    Ok(Hold {
+        id: required(row.uuid(1), "id")?,
+        dimensions: Dimensions {
+            tenant_id: required(row.uuid(2), "tenant_id")?,
+            user_id: row.uuid(3),
+            tier: row.text(4).unwrap_or_default(),
+            provider: row.text(5),
+            model: row.text(6),
+            feature: row.text(8),
+            api_key_id: row.text(9),
+            run_id: row.text(10),
+            attributes: call::attributes(row.json(11).as_ref())?,
+        },
+        requested_model: row.text(7),
+        size: Size {
+            requests: row.int(12).unwrap_or(0),
+            input_tokens: row.int(13),
+            output_tokens: row.int(14),
+            cost_usd: row.amount(15)?,
+        },
+        state: row.text(16).unwrap_or_default(),
+        created_at: required(row.timestamp(17), "created_at")?,
+        expires_at: required(row.timestamp(18), "expires_at")?,
+    })
+}

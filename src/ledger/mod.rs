@@ -1,0 +1,14 @@
+//! The tables: configuration read, holds and ledger written, keys remembered, partitions made.
+//!
+//! Rows in `ai_reservations` and `ai_usage`, written in the caller's transaction, are the truth.
+//! Nothing here decides: `admission` does, with what `counters` says.
+
+pub mod config;
+pub mod costs;
+pub mod denials;
+pub mod holds;
+pub mod id;
+pub mod idempotency;
+pub mod partitions;
+pub mod rule_change;
+pub mod usage;

@@ -1,0 +1,104 @@
+//! The ledger's monthly partitions (UTC), made by whoever writes first into a month.
+//!
+//! CREATE TABLE … PARTITION OF would take ACCESS EXCLUSIVE on the ledger; making the table apart and
+//! attaching it takes SHARE UPDATE EXCLUSIVE, beside open writers. Makers wait for each other
+//! ([`Class::Partitions`]) to the end of the transaction that makes; a month that exists costs one
+//! cache look-up. A partition is the owner's ordinary table, not a member of the extension: that
+//! is what makes a dump carry it.
+
+use crate::pg::lock::{self, Class, Key};
+use crate::pg::owner::as_owner;
+use crate::pg::relation;
+use crate::pg::spi::Spi;
+use ai_limiter_domain::{Error, Timestamp, error::Result};
+use jiff::ToSpan;
+use jiff::civil::Date;
+use std::ffi::CString;
+
+/// Months that are made ahead of the current one.
+const AHEAD: i64 = 3;
+/// Before this there was nothing to bill; a typo in a year must not make a partition.
+const EARLIEST: Date = Date::constant(2020, 1, 1);
+const EPOCH: Date = Date::constant(2000, 1, 1);
+const DAY_MICROSECONDS: i64 = 86_400_000_000;
+
+/// Makes the partition of `at` where it is missing, and with it those of the next months.
+pub fn ensure(at: Timestamp) -> Result<()> {
+    let days = at.0.div_euclid(DAY_MICROSECONDS);
+    let month = EPOCH.checked_add(days.days()).map_err(|_| out_of_range())?.first_of_month();
+    if month < EARLIEST {
+        return Err(out_of_range().detail(format!("The ledger begins with {EARLIEST}.")));
+    }
+    if relation::find(&name(month)).is_none() {
+        make_from(month)?;
+    }
+    Ok(())
+}
+
+/// Makes what is missing of `month` and the following ones; says how many.
+pub fn ensure_ahead(now: Timestamp) -> Result<i32> {
+    let days = now.0.div_euclid(DAY_MICROSECONDS);
+    make_from(EPOCH.checked_add(days.days()).map_err(|_| out_of_range())?.first_of_month())
+}
+
+fn out_of_range() -> Error {
+    Error::invalid("created_at is out of range")
+}
+
+fn name(month: Date) -> CString {
+    CString::new(format!("ai_usage_{}", month.strftime("%Y_%m"))).expect("a name without NUL")
+}
+
+fn make_from(first: Date) -> Result<i32> {
+    as_owner(|spi| {
+        lock::acquire(&Key::new(Class::Partitions, &"ai_usage"));
+        let mut made = 0;
+        for ahead in 0..=AHEAD {
+            let month = first.checked_add(ahead.months()).map_err(|_| out_of_range())?;
+            if relation::find(&name(month)).is_none() {
+                make(spi, month)?;
+                made += 1;
+            }
+        }
+        Ok(made)
+    })
+}
+
+fn make(spi: &Spi, month: Date) -> Result<()> {
+    let next = month.checked_add(1.month()).map_err(|_| out_of_range())?;
+    let name = name(month);
+    let name = name.to_str().expect("an ASCII name");
+    let (from, to) = (format!("'{month} 00:00:00+00'"), format!("'{next} 00:00:00+00'"));
+    // The CHECK says what the bounds will, so that attaching need not read the table.
+    for sql in [
+        format!(
+            "CREATE TABLE ai_limiter.{name} (LIKE ai_limiter.ai_usage INCLUDING DEFAULTS \
+             INCLUDING CONSTRAINTS INCLUDING STORAGE, CONSTRAINT {name}_month \
+             CHECK (created_at >= {from} AND created_at < {to}), \
+             CONSTRAINT {name}_pkey PRIMARY KEY (id))"
+        ),
+        format!(
+            "CREATE INDEX {name}_account_idx ON ai_limiter.{name} (tenant_id, user_id, created_at)"
+        ),
+        format!(
+            "CREATE INDEX {name}_run_idx ON ai_limiter.{name} (tenant_id, run_id) WHERE run_id IS NOT NULL"
+        ),
+        format!("CREATE INDEX {name}_created_idx ON ai_limiter.{name} USING brin (created_at)"),
+        format!("ALTER TABLE ai_limiter.{name} ENABLE ROW LEVEL SECURITY"),
+        format!(
+            "CREATE TRIGGER ai_usage_no_truncate BEFORE TRUNCATE ON ai_limiter.{name} \
+             FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only()"
+        ),
+        format!(
+            "COMMENT ON TABLE ai_limiter.{name} IS 'The ledger''s rows of {}, UTC.'",
+            month.strftime("%B %Y")
+        ),
+        format!(
+            "ALTER TABLE ai_limiter.ai_usage ATTACH PARTITION ai_limiter.{name} \
+             FOR VALUES FROM ({from}) TO ({to})"
+        ),
+    ] {
+        spi.utility(&sql);
+    }
+    Ok(())
+}

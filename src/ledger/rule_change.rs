@@ -1,0 +1,102 @@
+//! An edit that changes which calls a rule counts, ordered against admission.
+//!
+//! A call that resolved the old rules and is still open would never be seen by the new counter's
+//! lock. So such an edit waits, when it commits, until every open writer has ended, and keeps new
+//! ones out until its own commit makes the rule visible: an instant, under short transactions.
+//!
+//! A waiter that queues without end behind one forgotten transaction would stop all admission, since
+//! new writers queue behind it; one that only takes the barrier when it is free would starve under
+//! load. So it queues for a moment, gives way for longer, and tries again ([`TRIES`]); then it gives
+//! up and names who blocked it.
+
+use super::config;
+use crate::pg::guc;
+use crate::pg::lock;
+use crate::pg::owner::as_owner;
+use crate::pg::relation;
+use crate::pg::spi::{Arg, Snapshot};
+use crate::pg::subtransaction;
+use ai_limiter_domain::{error::Result, precedence};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use std::ffi::CString;
+
+/// Milliseconds to queue, and then to give way. Two early tries, the second long enough for 64
+/// writers that queue on one counter to drain; then one short try a second. Together they queue for
+/// 1.5 of 10 seconds.
+const TRIES: [(u32, u32); 10] = [
+    (50, 150),
+    (500, 900),
+    (100, 1100),
+    (100, 1100),
+    (100, 1100),
+    (100, 1100),
+    (100, 1100),
+    (100, 1100),
+    (100, 1000),
+    (100, 0),
+];
+
+/// Waits for the writers that are open, then refuses two rows that could govern one call.
+pub fn begin() -> Result<()> {
+    if !excluded_writers()? {
+        report_blockers()?;
+    }
+    as_owner(|spi| precedence::refuse_ties(&config::limits(spi, &Snapshot::latest())?))
+}
+
+fn excluded_writers() -> Result<bool> {
+    for (queue, give_way) in TRIES {
+        let tried = subtransaction::attempt(
+            || {
+                let settings = guc::Scope::new();
+                settings.set(c"lock_timeout", &milliseconds(queue));
+                lock::exclude_writers()
+            },
+            |code| code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        )?;
+        if tried.is_ok() {
+            return Ok(true);
+        }
+        sleep(give_way);
+    }
+    Ok(false)
+}
+
+fn milliseconds(count: u32) -> CString {
+    CString::new(count.to_string()).expect("digits")
+}
+
+/// Sleeps in short pieces, so that a cancel is heard.
+fn sleep(milliseconds: u32) {
+    for _ in 0..milliseconds / 10 {
+        // SAFETY: an interrupt that is pending raises, which unwinds.
+        unsafe { pg_sys::pg_usleep(10_000) };
+        pgrx::check_for_interrupts!();
+    }
+}
+
+fn report_blockers() -> Result<()> {
+    const SQL: &str = "SELECT string_agg(DISTINCT pid::text, ', ') FROM pg_locks \
+        WHERE locktype = 'relation' AND relation = $1::oid AND granted AND pid <> pg_backend_pid() \
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let barrier = relation::oid(c"ai_barrier")?;
+    let args = [Arg::Int(Some(i64::from(barrier.to_u32())))];
+    let pids = as_owner(|spi| spi.read(SQL, &args, |row| Ok(row.text(1))))?;
+    let pids = pids.into_iter().next().flatten();
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        "could not change limits while calls are being admitted",
+        function_name!(),
+    )
+    .set_detail(match pids {
+        Some(pids) => format!(
+            "Open transactions of these processes were admitted under the present limits: {pids}."
+        ),
+        None => "The transactions that blocked it have just ended.".to_owned(),
+    })
+    .set_hint("Try again, or end them: SELECT pg_terminate_backend(pid).")
+    .report(PgLogLevel::ERROR);
+    Ok(())
+}

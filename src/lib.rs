@@ -1,0 +1,58 @@
+//! ai_limiter: stops AI spend before it happens, inside Postgres.
+//!
+//! Imports go one way: [`api`] (SQL functions) → [`admission`] (resolve the rules, decide) →
+//! [`counters`] (what a counter says) | [`ledger`] (the tables) → `ai_limiter_domain` (pure Rust).
+//! [`pg`] is the boundary to Postgres that all but the domain use; [`settings`] and [`error`] are
+//! read everywhere. The schema is hand-written in `sql/` and put together here, in order.
+
+mod admission;
+mod api;
+mod counters;
+mod error;
+mod ledger;
+mod pg;
+mod settings;
+
+use pgrx::prelude::*;
+
+pgrx::pg_module_magic!();
+
+extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
+extension_sql_file!("../sql/config_tables.sql", name = "config_tables", requires = ["schema"]);
+extension_sql_file!(
+    "../sql/ledger_tables.sql",
+    name = "ledger_tables",
+    requires = ["config_tables"]
+);
+extension_sql_file!(
+    "../sql/identity_functions.sql",
+    name = "identity_functions",
+    requires = ["ledger_tables"]
+);
+extension_sql_file!("../sql/documents.sql", name = "documents", requires = ["identity_functions"]);
+extension_sql_file!(
+    "../sql/admission_functions.sql",
+    name = "admission_functions",
+    requires = ["documents"]
+);
+extension_sql_file!(
+    "../sql/reporting_functions.sql",
+    name = "reporting_functions",
+    requires = ["admission_functions"]
+);
+extension_sql_file!(
+    "../sql/operating_functions.sql",
+    name = "operating_functions",
+    requires = ["reporting_functions"]
+);
+extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["operating_functions"]);
+extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["shipped"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["triggers"]);
+extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["views"]);
+extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
+extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
+
+#[pg_guard]
+extern "C-unwind" fn _PG_init() {
+    settings::define();
+}

@@ -1,0 +1,76 @@
+//! Heavyweight locks: the barrier, counters, reservations, idempotency keys, partitions.
+//!
+//! All live to the end of the transaction that took them (a rollback to a savepoint gives back what
+//! was taken after it), and come with deadlock detection, cancel and `lock_timeout`. The advisory
+//! ones use a class of their own in the lock tag's fourth field, which SQL cannot name: nobody can
+//! take them from outside. `pg_locks` shows them as `advisory` with that class in `objsubid`.
+
+use super::relation;
+use ai_limiter_domain::error::Result;
+use pgrx::pg_sys;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// What an advisory lock of this extension guards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// One counter. Two counters that hash alike only wait for each other needlessly.
+    Counter = 0xA101,
+    Reservation = 0xA102,
+    IdempotencyKey = 0xA103,
+    /// Making partitions.
+    Partitions = 0xA104,
+}
+
+pub struct Key {
+    class: Class,
+    hash: u64,
+}
+
+impl Key {
+    pub fn new(class: Class, what: &impl Hash) -> Self {
+        // Fixed keys: every backend runs this binary, so all agree.
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        Self { class, hash: hasher.finish() }
+    }
+}
+
+/// Takes the locks in the one order in which every call takes them.
+pub fn acquire_all(mut keys: Vec<Key>) {
+    keys.sort_by_key(|key| key.hash);
+    keys.dedup_by_key(|key| key.hash);
+    keys.iter().for_each(acquire);
+}
+
+pub fn acquire(key: &Key) {
+    // SAFETY: a complete tag; waits like any lock, and an error while waiting unwinds.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.into(),
+            locktag_field2: (key.hash >> 32) as u32,
+            locktag_field3: key.hash as u32,
+            locktag_field4: key.class as u16,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        };
+        pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, false);
+    }
+}
+
+/// Joins the writers: from here to the end of the transaction no rule changes which calls it
+/// counts. Taken in every call, since a rollback to a savepoint releases it. Also accepts pending
+/// invalidations, so that what is resolved afterwards is the committed state.
+pub fn join_writers() -> Result<()> {
+    let barrier = relation::oid(c"ai_barrier")?;
+    // SAFETY: an existing relation; at this level no privilege is needed.
+    unsafe { pg_sys::LockRelationOid(barrier, pg_sys::RowShareLock as i32) };
+    Ok(())
+}
+
+/// Waits for every writer to end and keeps new ones out, to the end of the transaction.
+pub fn exclude_writers() -> Result<()> {
+    let barrier = relation::oid(c"ai_barrier")?;
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(barrier, pg_sys::ExclusiveLock as i32) };
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! The boundary to Postgres: the only place, beside the function wrappers, with `unsafe` in it.
+
+pub mod clock;
+pub mod guc;
+pub mod lock;
+pub mod numeric;
+pub mod owner;
+pub mod relation;
+pub mod row;
+pub mod spi;
+pub mod subtransaction;

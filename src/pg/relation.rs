@@ -1,0 +1,50 @@
+//! The extension's relations by name, and what the current user may do with them.
+
+use ai_limiter_domain::{Error, Kind, error::Result};
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// A relation of the schema `ai_limiter`. Two syscache look-ups; nothing is kept, so that dropping
+/// and creating the extension anew needs no care.
+pub fn oid(name: &CStr) -> Result<pg_sys::Oid> {
+    find(name).ok_or_else(|| {
+        Error::new(
+            Kind::UndefinedObject,
+            "extension \"ai_limiter\" is not created in this database",
+        )
+        .hint("CREATE EXTENSION ai_limiter;")
+    })
+}
+
+pub fn find(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: NUL-terminated names; both calls only read the system caches.
+    let oid = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"ai_limiter".as_ptr(), true);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    let id = pg_sys::SysCacheIdentifier::RELOID as i32;
+    // SAFETY: a RELOID cache tuple is a Form_pg_class, read before it is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(id, pg_sys::Datum::from(relation));
+        if tuple.is_null() {
+            return Err(Error::new(Kind::UndefinedObject, "a table of ai_limiter was dropped"));
+        }
+        let class = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let owner = (*class).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Ok(owner)
+    }
+}
+
+/// Whether the current user may insert into the relation (superusers and the owner may).
+pub fn may_insert(relation: pg_sys::Oid) -> bool {
+    // SAFETY: reads the caches for a relation that exists.
+    unsafe {
+        pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), pg_sys::ACL_INSERT.into())
+            == pg_sys::AclResult::ACLCHECK_OK
+    }
+}

@@ -1,0 +1,147 @@
+//! Results: one composite value, or a set of rows, formed in the order in which `sql/` declares the
+//! columns.
+
+use ai_limiter_domain::error::Result;
+use ai_limiter_domain::verdict::Answer;
+use ai_limiter_domain::{Amount, Timestamp};
+use pgrx::callconv::{BoxRet, FcInfo};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::{IntoDatum, JsonB, pg_sys};
+use uuid::Uuid;
+
+/// The columns of one row; `None` is null.
+pub type Columns = Vec<Option<pg_sys::Datum>>;
+
+/// A row of the composite type that the SQL function is declared to return.
+pub struct Composite(Columns);
+
+/// The rows of a SQL function that is declared to return a table.
+pub struct Rows(pub Vec<Columns>);
+
+/// One row, column by column.
+#[macro_export]
+macro_rules! columns {
+    ($($value:expr),* $(,)?) => { vec![$(pgrx::IntoDatum::into_datum($value)),*] };
+}
+
+pub fn numeric(amount: Option<Amount>) -> Option<pg_sys::Datum> {
+    amount.and_then(|a| super::numeric::from_amount(a).into_datum())
+}
+
+pub fn uuid(value: Option<Uuid>) -> Option<pg_sys::Datum> {
+    value.and_then(|v| pgrx::Uuid::from_bytes(*v.as_bytes()).into_datum())
+}
+
+pub fn timestamp(value: Option<Timestamp>) -> Option<pg_sys::Datum> {
+    value.map(|v| pg_sys::Datum::from(v.0))
+}
+
+impl Composite {
+    /// `ai_verdict`, and with a hold `ai_reservation_verdict`.
+    pub fn verdict(answer: &Answer, with_reservation: bool) -> Result<Self> {
+        let number = |text: &Option<String>| -> Result<Option<pg_sys::Datum>> {
+            Ok(numeric(text.as_deref().map(|t| Amount::parse(t, "amount")).transpose()?))
+        };
+        let text = |value: &Option<String>| value.as_deref().and_then(IntoDatum::into_datum);
+        let retry = answer.retry_after_microseconds.map(pgrx::datum::Interval::from_micros);
+        let mut columns = vec![
+            answer.allowed.into_datum(),
+            answer.reason.as_str().into_datum(),
+            text(&answer.limit_name),
+            text(&answer.metric),
+            text(&answer.period),
+            number(&answer.used)?,
+            number(&answer.held)?,
+            number(&answer.amount)?,
+            number(&answer.remaining)?,
+            timestamp(answer.resets_at.map(Timestamp)),
+            retry.and_then(IntoDatum::into_datum),
+            number(&answer.estimated_cost_usd)?,
+            JsonB(answer.violations.clone()).into_datum(),
+            JsonB(answer.details.clone()).into_datum(),
+        ];
+        if with_reservation {
+            columns.push(uuid(answer.reservation_id));
+        }
+        Ok(Self(columns))
+    }
+
+    /// `ai_settlement`.
+    pub fn settlement(id: Uuid, cost: Amount, estimated: Option<Amount>, already: bool) -> Self {
+        Self(vec![uuid(Some(id)), numeric(Some(cost)), numeric(estimated), already.into_datum()])
+    }
+}
+
+macro_rules! returned_by_hand_written_sql {
+    ($type:ty) => {
+        // SAFETY: only functions whose SQL is written by hand return it; none is derived from this.
+        unsafe impl SqlTranslatable for $type {
+            const TYPE_IDENT: &'static str = concat!("ai_limiter::", stringify!($type));
+            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+            const ARGUMENT_SQL: std::result::Result<SqlMappingRef, ArgumentError> =
+                Err(ArgumentError::NotValidAsArgument(stringify!($type)));
+            const RETURN_SQL: std::result::Result<ReturnsRef, ReturnsError> =
+                Ok(ReturnsRef::One(SqlMappingRef::literal("record")));
+        }
+    };
+}
+returned_by_hand_written_sql!(Composite);
+returned_by_hand_written_sql!(Rows);
+
+/// Values and null flags as Postgres takes them.
+fn split(columns: Columns) -> (Vec<pg_sys::Datum>, Vec<bool>) {
+    columns.into_iter().map(|d| (d.unwrap_or(pg_sys::Datum::from(0)), d.is_none())).unzip()
+}
+
+// SAFETY: gives a composite datum of the function's declared result type, which has as many columns.
+unsafe impl BoxRet for Composite {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        let (values, nulls) = split(self.0);
+        // SAFETY: the descriptor is that of the declared composite type; its column count is
+        // checked before the arrays are read.
+        unsafe {
+            let mut descriptor = std::ptr::null_mut();
+            pg_sys::get_call_result_type(
+                fcinfo.as_mut_ptr(),
+                std::ptr::null_mut(),
+                &raw mut descriptor,
+            );
+            assert!(
+                !descriptor.is_null() && (*descriptor).natts as usize == values.len(),
+                "the SQL declaration and the library disagree on the columns"
+            );
+            let descriptor = pg_sys::BlessTupleDesc(descriptor);
+            let tuple = pg_sys::heap_form_tuple(descriptor, values.as_ptr(), nulls.as_ptr());
+            fcinfo.return_raw_datum(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
+        }
+    }
+}
+
+// SAFETY: fills the tuplestore of the function's declared row type, which has as many columns.
+unsafe impl BoxRet for Rows {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        // SAFETY: InitMaterializedSRF checks that a set is wanted and makes store and descriptor;
+        // the column count is checked before the arrays are read.
+        unsafe {
+            let raw = fcinfo.as_mut_ptr();
+            pg_sys::InitMaterializedSRF(raw, 0);
+            let result = (*raw).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            for row in self.0 {
+                let (values, nulls) = split(row);
+                assert!(
+                    (*(*result).setDesc).natts as usize == values.len(),
+                    "the SQL declaration and the library disagree on the columns"
+                );
+                pg_sys::tuplestore_putvalues(
+                    (*result).setResult,
+                    (*result).setDesc,
+                    values.as_ptr(),
+                    nulls.as_ptr(),
+                );
+            }
+        }
+        fcinfo.return_null()
+    }
+}

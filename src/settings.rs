@@ -1,0 +1,174 @@
+//! The settings under `ai_limiter.`: all for superusers, or roles with SET granted on them, and so
+//! for `ALTER DATABASE` and `ALTER ROLE`; no session can set its own. The prefix is reserved: a
+//! misspelt name is refused.
+//!
+//! A session that wrote a placeholder before the library was loaded gains nothing: Postgres drops
+//! such a value with a warning when the setting is defined.
+
+use ai_limiter_domain::verdict::Mode as DomainMode;
+use pgrx::pg_sys;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::ffi::CString;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum Mode {
+    #[name = c"enforce"]
+    Enforce,
+    #[name = c"shadow"]
+    Shadow,
+    #[name = c"off"]
+    Off,
+}
+
+impl From<Mode> for DomainMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Enforce => DomainMode::Enforce,
+            Mode::Shadow => DomainMode::Shadow,
+            Mode::Off => DomainMode::Off,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum Refusal {
+    #[name = c"deny"]
+    Deny,
+    #[name = c"allow"]
+    Allow,
+}
+
+const MINUTE: i32 = 60;
+const DAY: i32 = 24 * 60 * MINUTE;
+
+/// Enforcing is the point; `shadow` is for trying rules out, `off` for an emergency.
+pub static MODE: GucSetting<Mode> = GucSetting::<Mode>::new(Mode::Enforce);
+/// The tier of a user without an account: the smallest of those that ship.
+pub static DEFAULT_TIER: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"free"));
+/// The role that PostgREST logs in as, and so the only one whose claims a verified token made.
+pub static CLAIM_SETTERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"authenticator"));
+/// Longer than almost every call, short enough that a crashed app frees its budget soon.
+pub static RESERVATION_TTL: GucSetting<i32> = GucSetting::<i32>::new(10 * MINUTE);
+pub static MAX_RESERVATION_TTL: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+/// How long a late settle still finds an expired or released hold.
+pub static RESERVATION_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+pub static IDEMPOTENCY_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * DAY);
+/// What a call without a maximum is held for. Holding a model's own maximum would let a few calls
+/// hold a whole budget.
+pub static DEFAULT_OUTPUT_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(1024);
+/// Unknown is not free.
+pub static UNPRICED_MODEL: GucSetting<Refusal> = GucSetting::<Refusal>::new(Refusal::Deny);
+pub static ON_ERROR: GucSetting<Refusal> = GucSetting::<Refusal>::new(Refusal::Deny);
+/// A hold that a crash forgets admits twice; an app that sets synchronous_commit off for its own
+/// tables should not get that by accident.
+pub static HOLD_DURABILITY: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+pub fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+pub fn define() {
+    let seconds = GucFlags::UNIT_S;
+    GucRegistry::define_enum_guc(
+        c"ai_limiter.mode",
+        c"Whether denials are enforced.",
+        c"shadow admits and says what it would have done; off admits and still counts.",
+        &MODE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"ai_limiter.default_tier",
+        c"The tier of a user without an account.",
+        c"",
+        &DEFAULT_TIER,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"ai_limiter.claim_setters",
+        c"Session users whose request.jwt.claims are believed, separated by commas.",
+        c"Superusers are always believed.",
+        &CLAIM_SETTERS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"ai_limiter.reservation_ttl",
+        c"How long a hold lives when the call does not say.",
+        c"",
+        &RESERVATION_TTL,
+        1,
+        i32::MAX,
+        GucContext::Suset,
+        seconds,
+    );
+    GucRegistry::define_int_guc(
+        c"ai_limiter.max_reservation_ttl",
+        c"The longest a hold may live.",
+        c"",
+        &MAX_RESERVATION_TTL,
+        1,
+        i32::MAX,
+        GucContext::Suset,
+        seconds,
+    );
+    GucRegistry::define_int_guc(
+        c"ai_limiter.reservation_retention",
+        c"How long expired and released holds are kept for a late settle.",
+        c"",
+        &RESERVATION_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        seconds,
+    );
+    GucRegistry::define_int_guc(
+        c"ai_limiter.idempotency_retention",
+        c"How long the answers to idempotency keys are kept.",
+        c"",
+        &IDEMPOTENCY_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        seconds,
+    );
+    GucRegistry::define_int_guc(
+        c"ai_limiter.default_output_tokens",
+        c"The output tokens that a call is held for when it does not say.",
+        c"",
+        &DEFAULT_OUTPUT_TOKENS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"ai_limiter.unpriced_model",
+        c"What becomes of a call whose model has no price and that names no cost.",
+        c"",
+        &UNPRICED_MODEL,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"ai_limiter.on_error",
+        c"What becomes of a call when the counters cannot be read.",
+        c"The verdict's reason is degraded in either case.",
+        &ON_ERROR,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"ai_limiter.hold_durability",
+        c"Whether a transaction that reserves commits synchronously whatever synchronous_commit says.",
+        c"",
+        &HOLD_DURABILITY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    // SAFETY: called once from _PG_init with a NUL-terminated literal.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"ai_limiter".as_ptr()) };
+}

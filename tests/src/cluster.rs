@@ -1,0 +1,253 @@
+//! A server for tests, stopped and removed at the end.
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use postgres::Client;
+
+use crate::database::{Database, only_row};
+use crate::guardian::Guardian;
+use crate::installation::{Postgres, Site};
+use crate::server::Server;
+use crate::{EXTENSION, SUPERUSER, expect};
+
+/// A server with a data directory of its own.
+#[derive(Debug)]
+pub struct Cluster {
+    server: Server,
+    guardian: Option<Guardian>,
+    /// How many databases were made so far, once there is the template to make them from.
+    fresh: Mutex<Option<u32>>,
+}
+
+/// What a server is to be like before it starts.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    settings: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// A line of `postgresql.conf`. The value is quoted here.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self) -> Cluster {
+        expect(self.try_start())
+    }
+
+    fn try_start(self) -> Result<Cluster> {
+        let cluster = Cluster::in_new_dir()?;
+        cluster.server.init(&self.settings)?;
+        cluster.server.launch()?;
+        Ok(cluster)
+    }
+}
+
+impl Cluster {
+    /// A server with the settings of `initdb`, besides 200 connections and UTC.
+    #[must_use]
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The one server of this process for all tests that only need databases.
+    #[track_caller]
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
+        let started = SHARED.get_or_init(|| {
+            // Whoever crashes a server has one of their own, so this one need not survive it.
+            Self::builder().setting("fsync", "off").try_start()
+        });
+        match started {
+            Ok(cluster) => cluster,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    fn in_new_dir() -> Result<Self> {
+        let site = Site::of_this_process()?;
+        let (guardian, dir) = Guardian::for_new_dir(&site.run_dir, "server-")?;
+        let server = Server::new(site.postgres.clone(), dir);
+        Ok(Self { server, guardian: Some(guardian), fresh: Mutex::new(None) })
+    }
+
+    /// Another server that follows this one, and only reads until it is promoted.
+    #[must_use]
+    #[track_caller]
+    pub fn standby(&self) -> Self {
+        expect(self.try_standby())
+    }
+
+    fn try_standby(&self) -> Result<Self> {
+        let standby = Self::in_new_dir()?;
+        standby.server.init_standby_of(&self.server)?;
+        standby.server.launch()?;
+        Ok(standby)
+    }
+
+    /// Waits until this standby shows all that `primary` has committed so far.
+    #[track_caller]
+    pub fn catch_up_with(&self, primary: &Self) {
+        let now = "SELECT pg_current_wal_flush_lsn()::text";
+        let lsn: String = expect(only_row(&mut primary.connect(), now)).get(0);
+        let reached = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{lsn}', false)");
+        let mut client = self.connect();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !expect(only_row(&mut client, &reached)).get::<_, bool>(0) {
+            assert!(Instant::now() < deadline, "the standby does not get to {lsn}");
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Stops the server as an administrator does.
+    #[track_caller]
+    pub fn stop(&self) {
+        expect(self.server.stop());
+    }
+
+    /// Kills every process of the server at once.
+    #[track_caller]
+    pub fn stop_immediately(&self) {
+        expect(self.server.kill_all());
+    }
+
+    /// Starts the server again after `stop` or `stop_immediately`, and waits for its recovery.
+    #[track_caller]
+    pub fn start_again(&self) {
+        expect(self.server.launch());
+    }
+
+    /// A database of this server, which may be there or not.
+    #[must_use]
+    pub fn database(&self, name: &str) -> Database {
+        Database::new(self.server.port(), name)
+    }
+
+    /// Makes an empty database, without the extension. It stays as long as the server.
+    #[track_caller]
+    pub fn create_database(&self, name: &str) -> Database {
+        expect(execute_all(&mut self.connect(), &format!("CREATE DATABASE \"{name}\"")));
+        self.database(name)
+    }
+
+    /// Makes a database with the extension, which is dropped at the end.
+    ///
+    /// It is copied from a template, and so as it is right after `CREATE EXTENSION`.
+    #[must_use]
+    #[track_caller]
+    pub fn fresh_database(&self) -> Database {
+        expect(self.try_fresh_database())
+    }
+
+    fn try_fresh_database(&self) -> Result<Database> {
+        let template = format!("{EXTENSION}_template");
+        let number = {
+            let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+            if fresh.is_none() {
+                let mut client = self.database("postgres").try_connect(SUPERUSER)?;
+                execute_all(&mut client, &format!("CREATE DATABASE {template}"))?;
+                let mut client = self.database(&template).try_connect(SUPERUSER)?;
+                let created = execute_all(&mut client, &format!("CREATE EXTENSION {EXTENSION}"));
+                drop(client);
+                if created.is_err() {
+                    // The next test shall fail for the same reason, not for what is left of this.
+                    let mut client = self.database("postgres").try_connect(SUPERUSER)?;
+                    execute_all(&mut client, &format!("DROP DATABASE {template} WITH (FORCE)"))?;
+                }
+                created?;
+            }
+            let number = fresh.unwrap_or(0) + 1;
+            *fresh = Some(number);
+            number
+        };
+        let name = format!("test_{number}");
+        let mut client = self.database("postgres").try_connect(SUPERUSER)?;
+        execute_all(&mut client, &format!("CREATE DATABASE {name} TEMPLATE {template}"))?;
+        Ok(self.database(&name).dropped_at_end())
+    }
+
+    /// A connection to the database `postgres` as its superuser.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        self.connect_as(SUPERUSER, "postgres")
+    }
+
+    #[track_caller]
+    pub fn connect_as(&self, role: &str, database: &str) -> Client {
+        self.database(database).connect_as(role)
+    }
+
+    /// Where the database `postgres` is, for programs that take an address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.database("postgres").url()
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// What the server has logged since it was first started.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
+    #[must_use]
+    pub fn postgres(&self) -> &Postgres {
+        self.server.postgres()
+    }
+
+    /// The path of a program of the same Postgres, as `pg_dump`.
+    #[must_use]
+    pub fn bin(&self, name: &str) -> PathBuf {
+        self.postgres().bin(name)
+    }
+
+    /// Runs a program of the same Postgres, which finds this server by itself.
+    #[track_caller]
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = self.postgres().client_program(self.bin(program));
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port().to_string());
+        command.env("PGUSER", SUPERUSER).args(arguments);
+        expect(command.output().with_context(|| format!("cannot run {program}")))
+    }
+
+    /// Like [`run`](Self::run), for what must succeed: its standard output.
+    #[track_caller]
+    pub fn run_ok(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.run(program, arguments);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?} failed:\n{complaint}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The guardian stops the server; its process is a child of this one all the same.
+        drop(self.guardian.take());
+        self.server.reap();
+    }
+}
+
+fn execute_all(client: &mut Client, sql: &str) -> Result<()> {
+    client.batch_execute(sql).with_context(|| format!("failed: {sql}"))
+}
