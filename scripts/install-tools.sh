@@ -14,7 +14,8 @@ cargo_deny_version=0.20.2
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return
     local found
-    for found in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so*; do
+    # Not libclang-cpp, which is another library.
+    for found in /usr/lib*/{,*/,*/*/}libclang{,-[0-9]*}.so*; do
         [ -e "$found" ] && return
     done
     return 1

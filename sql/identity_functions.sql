@@ -31,10 +31,10 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'ai_sees_people_wrap
 COMMENT ON FUNCTION ai_limiter.ai_sees_people() IS
     'Whether the caller sees the usage of each person of their tenant.';
 
-CREATE FUNCTION ai_limiter.canonical_model_name(model text, strip_date boolean DEFAULT true) RETURNS text
+CREATE FUNCTION ai_limiter.canonical_model_name(model text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_model_name_wrapper';
-COMMENT ON FUNCTION ai_limiter.canonical_model_name(text, boolean) IS
-    'The name by which rules know a model: in lower case, without the provider''s prefix and, unless strip_date is false, without the release date.';
+COMMENT ON FUNCTION ai_limiter.canonical_model_name(text) IS
+    'The name by which rules know a model: in lower case, without the provider''s prefix and the release date.';
 
 CREATE FUNCTION ai_limiter.ai_window(period text, at timestamptz DEFAULT pg_catalog.clock_timestamp(),
     timezone text DEFAULT 'UTC') RETURNS tstzrange

@@ -3,9 +3,9 @@
 
 -- Rules -------------------------------------------------------------------------------------------
 
-CREATE FUNCTION ai_limiter.checked_limit(document jsonb) RETURNS jsonb
-LANGUAGE c IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'checked_limit_wrapper';
-COMMENT ON FUNCTION ai_limiter.checked_limit(jsonb) IS
+CREATE FUNCTION ai_limiter.checked_limit(limit_row ai_limiter.ai_limits) RETURNS jsonb
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'checked_limit_wrapper';
+COMMENT ON FUNCTION ai_limiter.checked_limit(ai_limiter.ai_limits) IS
     'Private: refuses a rule that makes no sense (22023, 22003, 22004); gives its canonical model and provider.';
 
 CREATE FUNCTION ai_limiter.begin_limit_change() RETURNS void
@@ -29,7 +29,7 @@ BEGIN
     ELSE
         NEW.shipped := false;
     END IF;
-    checked := ai_limiter.checked_limit(ai_limiter.limit_document(NEW));
+    checked := ai_limiter.checked_limit(NEW);
     NEW.model := checked ->> 'model';
     NEW.provider := checked ->> 'provider';
     RETURN NEW;

@@ -29,11 +29,10 @@ extension_sql_file!(
     name = "identity_functions",
     requires = ["ledger_tables"]
 );
-extension_sql_file!("../sql/documents.sql", name = "documents", requires = ["identity_functions"]);
 extension_sql_file!(
     "../sql/admission_functions.sql",
     name = "admission_functions",
-    requires = ["documents"]
+    requires = ["identity_functions"]
 );
 extension_sql_file!(
     "../sql/reporting_functions.sql",

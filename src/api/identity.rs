@@ -39,12 +39,8 @@ fn ai_sees_people() -> Answered<bool> {
 }
 
 #[pg_extern(sql = false)]
-fn canonical_model_name(model: &str, strip_date: bool) -> String {
-    if strip_date {
-        model_name::canonicalize(model).model
-    } else {
-        model_name::without_prefix(model)
-    }
+fn canonical_model_name(model: &str) -> String {
+    model_name::canonicalize(model).model
 }
 
 #[pg_extern(sql = false)]

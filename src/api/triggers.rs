@@ -6,21 +6,23 @@ use crate::ledger::{config, rule_change};
 use crate::pg::clock;
 use crate::pg::lock;
 use crate::pg::owner::as_owner;
-use crate::pg::spi::Snapshot;
+use crate::pg::relation;
+use crate::pg::spi::{Arg, Snapshot};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result as Checked;
-use ai_limiter_domain::limit::LimitDocument;
-use ai_limiter_domain::{Error, Limit, model_name};
+use ai_limiter_domain::{Error, model_name};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::json;
 
 #[pg_extern(sql = false)]
-fn checked_limit(document: JsonB) -> Answered<JsonB> {
+fn checked_limit(fcinfo: pg_sys::FunctionCallInfo) -> Answered<JsonB> {
     answered(|| {
-        let row: LimitDocument = serde_json::from_value(document.0)
-            .map_err(|_| Error::invalid("limit has a value of another type"))?;
-        let limit = Limit::try_from(row)?;
+        // SAFETY: declared as (ai_limits), strict: the datum is a row of that relation's type.
+        let row = unsafe { pgrx::fcinfo::pg_getarg_datum(fcinfo, 0) };
+        let row_type = relation::row_type(relation::oid(c"ai_limits")?);
+        let row = Arg::Row(row_type, required(row, "limit")?);
+        let limit = as_owner(|spi| config::proposed_limit(spi, row))?;
         Ok(JsonB(json!({ "model": limit.filter.model, "provider": limit.filter.provider })))
     })
 }

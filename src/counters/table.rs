@@ -1,15 +1,18 @@
 //! The table path: a counter is summed from the ledger and the open holds at each call.
 //!
 //! Exact under the counter's lock ([`Counter::lock_key`]) and a snapshot taken after it; its cost
-//! grows with the rows of the window. All counters of a call are one statement, under one snapshot:
-//! a settle moves a row from the holds to the ledger, and two snapshots could miss it in both. The
-//! statement is planned with its values, so that only the window's partitions are locked and read.
+//! grows with the rows of the window. One statement sums ledger and holds, and all counters of a
+//! call share one snapshot: a settle moves a row from the one to the other, and two snapshots could
+//! miss it in both. The window's days stand in the text of the statement, so that its kept plan
+//! names only the partitions of those days.
 
 use super::{Counter, Reading};
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use ai_limiter_domain::filter::{Condition, Param};
 use ai_limiter_domain::rolling::{self, Bucket, Interval};
 use ai_limiter_domain::{Amount, Metric, Period, Timestamp, error::Result};
+use jiff::ToSpan;
+use jiff::civil::Date;
 use uuid::Uuid;
 
 /// Reads the counters at `now`, leaving out one hold if asked (the one that is being extended).
@@ -20,26 +23,21 @@ pub fn read(
     now: Timestamp,
     without_hold: Option<Uuid>,
 ) -> Result<Vec<Reading>> {
-    if counters.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut args = Vec::new();
-    let parts: Vec<String> = counters
+    counters
         .iter()
-        .enumerate()
-        .map(|(index, counter)| sum_sql(index, counter, now, without_hold, &mut args))
-        .collect();
-    let mut buckets: Vec<Vec<Bucket>> = counters.iter().map(|_| Vec::new()).collect();
-    spi.read_once(snapshot, &parts.join(" UNION ALL "), &args, |row| {
-        let index = row.int(1).unwrap_or(0) as usize;
-        buckets[index].push(Bucket {
-            newest: row.timestamp(2).unwrap_or(now),
-            used: row.amount(3)?.unwrap_or_default(),
-            held: row.amount(4)?.unwrap_or_default(),
-        });
-        Ok(())
-    })?;
-    counters.iter().zip(buckets).map(|(counter, buckets)| reading(counter, buckets, now)).collect()
+        .map(|counter| {
+            let mut args = Vec::new();
+            let sql = sum_sql(counter, now, without_hold, &mut args);
+            let buckets = spi.read_shaped(snapshot, sql, &args, |row| {
+                Ok(Bucket {
+                    newest: row.timestamp(1).unwrap_or(now),
+                    used: row.amount(2)?.unwrap_or_default(),
+                    held: row.amount(3)?.unwrap_or_default(),
+                })
+            })?;
+            reading(counter, buckets, now)
+        })
+        .collect()
 }
 
 fn reading(counter: &Counter, buckets: Vec<Bucket>, now: Timestamp) -> Result<Reading> {
@@ -68,9 +66,8 @@ pub fn metric_sql(metric: Metric) -> &'static str {
     }
 }
 
-/// One counter as a SELECT of (index, newest created_at, used, held), a row a bucket.
+/// One counter as a SELECT of (newest created_at, used, held), a row a bucket.
 fn sum_sql(
-    index: usize,
     counter: &Counter,
     now: Timestamp,
     without_hold: Option<Uuid>,
@@ -83,10 +80,12 @@ fn sum_sql(
     };
     let mut within = String::new();
     if let Some(start) = counter.window.start {
-        within += &format!(" AND created_at >= {}", bind(start.into()));
+        let day = day_sql(start.0.div_euclid(DAY));
+        within += &format!(" AND created_at >= {day} AND created_at >= {}", bind(start.into()));
     }
     if let Some(end) = counter.window.end {
-        within += &format!(" AND created_at < {}", bind(end.into()));
+        let day = day_sql(end.0.div_euclid(DAY) + 1);
+        within += &format!(" AND created_at < {day} AND created_at < {}", bind(end.into()));
     }
     let mut open = format!("state = 'open' AND expires_at > {}", bind(now.into()));
     if let Some(id) = without_hold {
@@ -105,10 +104,18 @@ fn sum_sql(
         _ => String::new(),
     };
     format!(
-        "(SELECT {index}::bigint, max(created_at), coalesce(sum(used), 0), coalesce(sum(held), 0) \
+        "SELECT max(created_at), coalesce(sum(used), 0), coalesce(sum(held), 0) \
          FROM ({ledger}SELECT created_at, NULL::numeric AS used, {value} AS held \
-         FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {open}) c{group})"
+         FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {open}) c{group}"
     )
+}
+
+const DAY: i64 = 86_400_000_000;
+
+/// The beginning of a day, counted from 2000-01-01 UTC, as a constant.
+fn day_sql(day: i64) -> String {
+    let date = Date::constant(2000, 1, 1).saturating_add(day.days());
+    format!("timestamptz '{date} 00:00:00+00'")
 }
 
 /// The bucket of a rolling limit, as [`Interval::bucket_of`] numbers it.

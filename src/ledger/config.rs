@@ -6,7 +6,9 @@ use crate::settings;
 use ai_limiter_domain::call::required;
 use ai_limiter_domain::limit::LimitDocument;
 use ai_limiter_domain::price::Price;
-use ai_limiter_domain::{Amount, Call, Dimensions, Error, Limit, Timestamp, error::Result};
+use ai_limiter_domain::{
+    Amount, Call, Dimensions, Error, Limit, Timestamp, error::Result, model_name,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -42,30 +44,78 @@ fn one(spi: &Spi, snapshot: &Snapshot, sql: &'static str, args: &[Arg]) -> Resul
     Ok(rows.into_iter().next().flatten())
 }
 
+/// Tier, role, zones and permissions of an account, with or without rows.
 pub fn account(
     spi: &Spi,
     snapshot: &Snapshot,
     tenant: Uuid,
     user: Option<Uuid>,
 ) -> Result<Account> {
-    const SQL: &str = "SELECT ai_limiter.account_document($1, $2, $3)";
+    const SQL: &str = "SELECT jsonb_build_object( \
+            'tier', coalesce(a.tier, $3), 'role', a.role, 'suspended', coalesce(a.suspended, false), \
+            'account_timezone', coalesce(a.timezone, t.timezone, z.timezone, 'UTC'), \
+            'tenant_timezone', coalesce(t.timezone, z.timezone, 'UTC'), \
+            'default_timezone', coalesce(z.timezone, 'UTC'), \
+            'allowed_models', d.allowed_models, 'allowed_features', d.allowed_features) \
+        FROM (VALUES (1)) one \
+        LEFT JOIN ai_limiter.ai_accounts a ON a.tenant_id = $1 AND a.user_id = $2 \
+        LEFT JOIN ai_limiter.ai_tenants t ON t.tenant_id = $1 \
+        LEFT JOIN ai_limiter.ai_tenants z ON z.tenant_id = '00000000-0000-0000-0000-000000000000' \
+        LEFT JOIN ai_limiter.ai_tiers d ON d.tier = coalesce(a.tier, $3)";
     let default_tier = settings::text(&settings::DEFAULT_TIER);
     let args = [tenant.into(), Arg::Uuid(user), default_tier.as_str().into()];
     decode(required(one(spi, snapshot, SQL, &args)?, "account")?)
 }
 
-/// Every enabled rule.
-pub fn limits(spi: &Spi, snapshot: &Snapshot) -> Result<Vec<Limit>> {
-    let document = one(spi, snapshot, "SELECT ai_limiter.limits_document()", &[])?;
-    let rows: Vec<LimitDocument> = decode(document.unwrap_or(Value::Array(vec![])))?;
-    rows.into_iter().map(Limit::try_from).collect()
+/// A row `l` of `ai_limits` as a [`LimitDocument`].
+macro_rules! limit_document {
+    () => {
+        "jsonb_build_object('id', l.id, 'name', l.name, 'tier', l.tier, 'tenant_id', l.tenant_id, \
+            'user_id', l.user_id, 'provider', l.provider, 'model', l.model, 'feature', l.feature, \
+            'api_key_id', l.api_key_id, 'attributes', l.attributes, 'per', l.per, \
+            'metric', l.metric, 'period', l.period, 'rolling', l.rolling::text, \
+            'rolling_microseconds', CASE WHEN extract(year FROM l.rolling) = 0 \
+                AND extract(month FROM l.rolling) = 0 \
+                THEN (extract(epoch FROM l.rolling) * 1000000)::bigint END, \
+            'amount', l.amount::text, 'action', l.action, 'alert_at', l.alert_at::text[], \
+            'enabled', l.enabled, 'managed_by', l.managed_by)"
+    };
 }
 
+/// Every enabled rule.
+pub fn limits(spi: &Spi, snapshot: &Snapshot) -> Result<Vec<Limit>> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        limit_document!(),
+        " FROM ai_limiter.ai_limits l WHERE l.enabled ORDER BY l.id"
+    );
+    spi.read_at(snapshot, SQL, &[], |row| limit(row.json(1)))
+}
+
+/// The rule that a row of the type `ai_limits` is about to be.
+pub fn proposed_limit(spi: &Spi, row: Arg) -> Result<Limit> {
+    const SQL: &str = concat!("SELECT ", limit_document!(), " FROM (SELECT ($1).*) l");
+    let rows = spi.read(SQL, &[row], |row| limit(row.json(1)))?;
+    required(rows.into_iter().next(), "limit")
+}
+
+fn limit(document: Option<Value>) -> Result<Limit> {
+    Limit::try_from(decode::<LimitDocument>(required(document, "limit")?)?)
+}
+
+/// The suspension that blocks such a call longest, if any does.
 pub fn suspension(spi: &Spi, snapshot: &Snapshot, call: &Dimensions) -> Result<Option<Suspension>> {
-    const SQL: &str = "SELECT ai_limiter.suspension_document($1, $2, $3, $4, $5, $6)";
+    // A uuid's text is compared as text, in lower case on both sides.
+    const SQL: &str = "SELECT jsonb_build_object('scope', s.scope, 'reason', s.reason, \
+            'until_microseconds', (extract(epoch FROM s.suspended_until) * 1000000)::bigint - 946684800000000) \
+        FROM ai_limiter.ai_suspensions s \
+        WHERE (s.scope, s.subject) IN (('all', ''), ('tenant', $1), ('user', $2), ('model', $3), \
+            ('feature', $4), ('api_key_id', $5), ('run', $6)) \
+          AND (s.suspended_until IS NULL OR s.suspended_until > clock_timestamp()) \
+        ORDER BY s.suspended_until DESC NULLS FIRST LIMIT 1";
     let args = [
-        call.tenant_id.into(),
-        Arg::Uuid(call.user_id),
+        call.tenant_id.to_string().as_str().into(),
+        call.user_id.map(|id| id.to_string()).as_deref().into(),
         call.model.as_deref().into(),
         call.feature.as_deref().into(),
         call.api_key_id.as_deref().into(),
@@ -74,13 +124,30 @@ pub fn suspension(spi: &Spi, snapshot: &Snapshot, call: &Dimensions) -> Result<O
     one(spi, snapshot, SQL, &args)?.map(decode).transpose()
 }
 
-/// The price of the model that the call names, by its name as given and its canonical name.
+/// The price of the model that the call names: the tenant's own row goes first, then a name before
+/// a pattern, then the name as given before the canonical one, then a row with a provider, then the
+/// longest pattern.
 pub fn price(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Option<Price>> {
-    const SQL: &str = "SELECT ai_limiter.price_document($1, $2, $3, $4, $5)";
+    const SQL: &str = r"SELECT jsonb_build_object('id', p.id,
+            'input_usd_per_million_tokens', p.input_usd_per_million_tokens::text,
+            'output_usd_per_million_tokens', p.output_usd_per_million_tokens::text,
+            'usd_per_request', p.usd_per_request::text)
+        FROM ai_limiter.ai_prices p, LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
+            '', '\'), '%', '\%'), '_', '\_'), '*', '%') AS mask) m
+        WHERE (p.tenant_id IS NULL OR p.tenant_id = $1)
+          AND (p.provider IS NULL OR lower(p.provider) = $2)
+          AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask)
+          AND p.valid_during @> $6
+        ORDER BY p.tenant_id IS NULL, position('*' IN p.model) > 0, $3 LIKE m.mask DESC,
+            $4 LIKE m.mask DESC, p.provider IS NULL, length(p.model) DESC, p.id
+        LIMIT 1";
+    let given = call.requested_model.as_deref().map(str::to_lowercase);
+    let dated = given.as_deref().map(model_name::without_prefix);
     let args = [
         call.dimensions.tenant_id.into(),
         call.dimensions.provider.as_deref().into(),
-        call.requested_model.as_deref().into(),
+        given.as_deref().into(),
+        dated.as_deref().into(),
         call.dimensions.model.as_deref().into(),
         at.into(),
     ];

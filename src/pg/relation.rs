@@ -48,3 +48,9 @@ pub fn may_insert(relation: pg_sys::Oid) -> bool {
             == pg_sys::AclResult::ACLCHECK_OK
     }
 }
+
+/// The type of the relation's rows.
+pub fn row_type(relation: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: reads the caches.
+    unsafe { pg_sys::get_rel_type_id(relation) }
+}
