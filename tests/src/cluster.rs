@@ -28,13 +28,32 @@ pub struct Cluster {
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     settings: Vec<(String, String)>,
+    supabase_roles: bool,
 }
+
+/// The roles of a Supabase project, as its own start-up script makes them. They must be there before
+/// the extension is created, which then grants to them.
+const SUPABASE_ROLES: &str = "
+    CREATE ROLE anon NOLOGIN;
+    CREATE ROLE authenticated NOLOGIN;
+    CREATE ROLE service_role NOLOGIN BYPASSRLS;
+    CREATE ROLE authenticator LOGIN NOINHERIT;
+    GRANT anon, authenticated, service_role TO authenticator;
+    ALTER ROLE anon SET statement_timeout = '3s';
+    ALTER ROLE authenticated SET statement_timeout = '8s'";
 
 impl Builder {
     /// A line of `postgresql.conf`. The value is quoted here.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Makes `anon`, `authenticated`, `service_role` and `authenticator`, which may log in.
+    #[must_use]
+    pub fn supabase_roles(mut self) -> Self {
+        self.supabase_roles = true;
         self
     }
 
@@ -49,6 +68,9 @@ impl Builder {
         let cluster = Cluster::in_new_dir()?;
         cluster.server.init(&self.settings)?;
         cluster.server.launch()?;
+        if self.supabase_roles {
+            execute_all(&mut cluster.database("postgres").try_connect(SUPERUSER)?, SUPABASE_ROLES)?;
+        }
         Ok(cluster)
     }
 }
@@ -66,13 +88,13 @@ impl Cluster {
         Builder::default()
     }
 
-    /// The one server of this process for all tests that only need databases.
+    /// The one server of this process for all tests that only need databases, with Supabase's roles.
     #[track_caller]
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
         let started = SHARED.get_or_init(|| {
             // Whoever crashes a server has one of their own, so this one need not survive it.
-            Self::builder().setting("fsync", "off").try_start()
+            Self::builder().supabase_roles().setting("fsync", "off").try_start()
         });
         match started {
             Ok(cluster) => cluster,
