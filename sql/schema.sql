@@ -1,6 +1,9 @@
 -- The schema and the composite types. The control file's schema is pg_catalog and this makes its
 -- own: a schema of this name that somebody made before is an error, and a dump restores.
 
+-- For this script alone: every name and operator below that is not qualified is Postgres's own.
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
 CREATE SCHEMA ai_limiter;
 COMMENT ON SCHEMA ai_limiter IS 'Stops AI spend before it happens: limits, holds, ledger and verdicts.';
 
