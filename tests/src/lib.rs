@@ -18,6 +18,7 @@
 //! Functions that tests call panic with what went wrong, so that a test reads as what it checks.
 
 mod account;
+pub mod calls;
 mod clients;
 mod cluster;
 mod database;
