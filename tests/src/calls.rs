@@ -149,9 +149,10 @@ pub fn disable_shipped_limits(session: &mut impl Session) {
 pub fn assert_sound(session: &mut impl Session) {
     assert_no_drift(session);
     let exceeded = session.value(
-        "SELECT coalesce(string_agg(format('%s of %s: %s + %s of %s', limit_name, subject, used, \
-         held, amount), E'\n'), '') FROM ai_limiter.ai_limit_status \
-         WHERE action = 'deny' AND used + held > amount",
+        "SELECT coalesce(string_agg(format('%s of %s: %s + %s of %s', v.limit_name, v.subject, \
+         v.used, v.held, l.amount), E'\n'), '') FROM ai_limiter.verify_ai_counters() v \
+         JOIN ai_limiter.ai_limits l ON l.id = v.limit_id \
+         WHERE l.action = 'deny' AND v.used + v.held > l.amount",
     );
     assert_eq!(exceeded, "", "limits are exceeded");
 }
