@@ -74,6 +74,7 @@ CREATE TABLE ai_limiter.ai_limits (
     shipped boolean NOT NULL DEFAULT false
 );
 ALTER SEQUENCE ai_limiter.ai_limits_id_seq OWNED BY ai_limiter.ai_limits.id;
+COMMENT ON SEQUENCE ai_limiter.ai_limits_id_seq IS 'Ids of ai_limits.';
 COMMENT ON TABLE ai_limiter.ai_limits IS
     'The rules. Rows of the platform with one name are one rule, of which the most specific that matches a call applies: user, then tenant, then tier, then any. Different names all apply. A tenant''s own rows apply in addition.';
 COMMENT ON COLUMN ai_limiter.ai_limits.id IS 'Negative for the rules that ship with the extension, which can be disabled and not deleted.';
@@ -117,6 +118,7 @@ CREATE TABLE ai_limiter.ai_prices (
     recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 ALTER SEQUENCE ai_limiter.ai_prices_id_seq OWNED BY ai_limiter.ai_prices.id;
+COMMENT ON SEQUENCE ai_limiter.ai_prices_id_seq IS 'Ids of ai_prices.';
 COMMENT ON TABLE ai_limiter.ai_prices IS
     'What models cost. Of the rows that match a call, the tenant''s own goes first, then a name before a pattern, then one with a provider, then the longest pattern. A price of 0 is a free model; a model without a row has no price.';
 COMMENT ON COLUMN ai_limiter.ai_prices.id IS 'The row, as explain_ai_limit() names it.';

@@ -24,7 +24,7 @@ COMMENT ON FUNCTION ai_limiter.ai_is_server() IS
 CREATE FUNCTION ai_limiter.ai_sees_platform() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'ai_sees_platform_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_sees_platform() IS
-    'Whether the caller sees every tenant: a server role, or the role platform_admin.';
+    'Whether the caller sees every tenant: a server role, a member of pg_monitor, or the role platform_admin.';
 
 CREATE FUNCTION ai_limiter.ai_sees_people() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'ai_sees_people_wrapper';

@@ -33,6 +33,9 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION ai_limiter.%s TO authenticated',
             pg_catalog.replace(asking, ', ', ', ai_limiter.'));
         EXECUTE pg_catalog.format('GRANT SELECT ON %s TO authenticated', reading);
+        -- Row-level security lets only platform_admin through.
+        GRANT SELECT ON ai_limiter.ai_prices, ai_limiter.ai_suspensions, ai_limiter.ai_config_changes
+            TO authenticated;
     END IF;
     IF pg_catalog.to_regrole('service_role') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA ai_limiter TO service_role;

@@ -64,6 +64,34 @@ CREATE TYPE ai_limiter.ai_reservation_verdict AS (
 );
 COMMENT ON TYPE ai_limiter.ai_reservation_verdict IS
     'The columns of ai_verdict, and the hold that was written.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.allowed IS
+    'Whether the call may run.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.reason IS
+    'A stable code: ok, limit_exceeded, model_not_allowed, feature_not_allowed, unpriced_model, suspended or degraded.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.limit_name IS
+    'The binding limit: the one that failed, else the one with the smallest remaining / amount; "platform" where the caller may not see it; null when no limit applies.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.metric IS
+    'What the binding limit counts, and so the unit of the numbers.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.period IS
+    'The period of the binding limit.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.used IS
+    'Settled in the window before this call; null where the caller may not see it.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.held IS
+    'Held by open reservations before this call; null where the caller may not see it.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.amount IS
+    'What the binding limit allows; null where the caller may not see it.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.remaining IS
+    'amount - used - held; may be negative.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.resets_at IS
+    'When the binding limit''s window ends; of a rolling limit, when its oldest part leaves; null when it never does.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.retry_after IS
+    'Of a denial: the time until every limit that failed has room again; null when that is unknown.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.estimated_cost_usd IS
+    'The estimate in US dollars; null when the model has no price.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.violations IS
+    'Every limit that the call would exceed, also those that only warn, with their action; numbers as text.';
+COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.details IS
+    'More about the reason, such as the suspension or shadow mode.';
 COMMENT ON COLUMN ai_limiter.ai_reservation_verdict.reservation_id IS 'The hold to settle or release; null when denied.';
 
 CREATE TYPE ai_limiter.ai_settlement AS (

@@ -172,7 +172,7 @@ impl Verdict {
             amount: number(2),
             remaining: number(3),
             resets_at: binding.as_ref().and_then(|b| b.resets_at).map(|t| t.0),
-            retry_after_microseconds: self.retry_at.map(|t| (t.0 - now.0).max(0)),
+            retry_after_microseconds: self.retry_at.map(|t| t.0.saturating_sub(now.0).max(0)),
             estimated_cost_usd: self.estimated_cost_usd.map(|a| a.to_string()),
             violations: Value::Array(self.violations),
             details: Value::Object(self.details),

@@ -45,6 +45,8 @@ pub struct Question<'a> {
     pub run_limit_usd: Option<Amount>,
     /// A hold that this one replaces: it is left out of the sums.
     pub replaces: Option<Uuid>,
+    /// What the hold is at least, whatever its tokens are priced at.
+    pub least_cost_usd: Option<Amount>,
     /// The instant whose windows count; `None` for now.
     pub created_at: Option<Timestamp>,
 }
@@ -87,7 +89,8 @@ fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assesse
     if question.replaces.is_none() {
         call.dimensions.tier.clone_from(&account.tier);
     }
-    let estimate = estimate(spi, &snapshot, call, question.created_at.unwrap_or(now))?;
+    let mut estimate = estimate(spi, &snapshot, call, question.created_at.unwrap_or(now))?;
+    estimate.size.cost_usd = estimate.size.cost_usd.max(question.least_cost_usd);
     let mode: Mode = settings::MODE.get().into();
     if mode == Mode::Off {
         let verdict = Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd);

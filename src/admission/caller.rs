@@ -3,7 +3,7 @@
 //! Claims are read from `request.jwt.claims` when `session_user` is in `ai_limiter.claim_setters` or
 //! a superuser; any other session could write them itself. What the database role may do comes from
 //! its grants: a role that may insert into `ai_reservations` (such as `service_role`) is a server
-//! and acts for anyone. Nothing is cached: SET ROLE and the next request's claims take effect at once.
+//! and acts for anyone, and a member of `pg_monitor` sees everything. Nothing is cached: SET ROLE and the next request's claims take effect at once.
 
 use crate::ledger::config;
 use crate::pg::owner::as_owner;
@@ -55,11 +55,11 @@ impl Caller {
     }
 
     pub fn sees_platform(&self) -> Result<bool> {
-        Ok(self.is_server || self.role()?.sees_platform())
+        Ok(self.is_server || relation::is_monitor() || self.role()?.sees_platform())
     }
 
     pub fn sees_people(&self) -> Result<bool> {
-        Ok(self.is_server || self.role()?.sees_people())
+        Ok(self.sees_platform()? || self.role()?.sees_people())
     }
 
     /// The account that a call is about: what it names, else the caller's own.
@@ -73,9 +73,8 @@ impl Caller {
     ) -> Result<(Uuid, Option<Uuid>)> {
         let account = (tenant.unwrap_or(self.tenant_id()), user.or(self.user_id));
         if !self.is_server && account != (self.tenant_id(), self.user_id) {
-            let role = self.role()?;
-            let colleague = account.0 == self.tenant_id() && role.sees_people();
-            if !colleague && !role.sees_platform() {
+            let colleague = account.0 == self.tenant_id() && self.sees_people()?;
+            if !colleague && !self.sees_platform()? {
                 return Err(not_permitted("permission denied for another account"));
             }
         }
@@ -90,7 +89,7 @@ impl Caller {
 
     /// What decides which limits' numbers the caller may see; one look at the role for all of them.
     pub fn view(&self) -> Result<View> {
-        let role = if self.is_server { Role::PlatformAdmin } else { self.role()? };
+        let role = if self.sees_platform()? { Role::PlatformAdmin } else { self.role()? };
         Ok(View { role, tenant_id: self.tenant_id(), user_id: self.user_id })
     }
 }

@@ -154,6 +154,7 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     lock::join_writers()?;
     let created_at = created_at.unwrap_or_else(clock::now);
     partitions::ensure(created_at)?;
+    partitions::prepare(now)?;
     as_owner(|spi| {
         let charge = recorded(spi, &mut call, created_at)?;
         usage::insert(spi, &charge)?;

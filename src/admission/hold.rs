@@ -52,6 +52,7 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         locking: Locking::Admission,
         run_limit_usd,
         replaces: None,
+        least_cost_usd: None,
         created_at: None,
     };
     let assessed = assess(&mut call, &question)?;
@@ -65,7 +66,7 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         }
         return Ok(verdict.answer(now, None));
     }
-    partitions::ensure(now)?;
+    partitions::prepare(now)?;
     if call.dimensions.tier.is_empty() {
         call.dimensions.tier = settings::text(&settings::DEFAULT_TIER); // degraded, and allowed
     }
@@ -124,7 +125,7 @@ pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
     }
     let mut call = hold.call();
     call.output_tokens = request.output_tokens.max(hold.size.output_tokens);
-    // A hold of a given cost stays one; a hold of tokens is priced anew for the new total.
+    // New tokens are priced anew; otherwise the hold's cost or the given one stands.
     let tokens_priced = request.cost_usd.is_none() && request.output_tokens.is_some();
     call.cost_usd = if tokens_priced { None } else { request.cost_usd.max(hold.size.cost_usd) };
     let view = caller.view()?;
@@ -133,14 +134,15 @@ pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
         locking: Locking::Admission,
         run_limit_usd: None,
         replaces: Some(id),
+        least_cost_usd: hold.size.cost_usd,
         created_at: Some(hold.created_at),
     };
     let Assessed { verdict, estimate, now, .. } = assess(&mut call, &question)?;
     if !verdict.allowed {
         return Ok(verdict.answer(now, None));
     }
-    let mut size = estimate.map_or(hold.size, |e| e.size);
-    size.cost_usd = size.cost_usd.max(hold.size.cost_usd);
+    // Without an estimate (degraded, and allowed) the hold only lives longer.
+    let size = estimate.map_or(hold.size, |e| e.size);
     let expires_at = Timestamp(now.0 + ttl).max(hold.expires_at);
     as_owner(|spi| holds::extend(spi, id, &size, expires_at))?;
     if settings::HOLD_DURABILITY.get() {

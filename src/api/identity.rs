@@ -43,6 +43,9 @@ fn canonical_model_name(model: &str) -> String {
     model_name::canonicalize(model).model
 }
 
+/// Where dates have the arithmetic that windows need, with room to spare, in microseconds from 2000.
+const YEARS: std::ops::Range<i64> = -9_467_000_000_000_000..220_900_000_000_000_000;
+
 #[pg_extern(sql = false)]
 fn ai_window(
     period: &str,
@@ -58,6 +61,10 @@ fn ai_window(
                 .hint("Use one of minute, hour, day, week, month, total.")
         })?;
         let at = Timestamp(pg_sys::TimestampTz::from(at));
+        if !YEARS.contains(&at.0) {
+            return Err(Error::invalid("at is out of range")
+                .detail("It must be between the years 1700 and 9000."));
+        }
         let window = calendar_window(unit, at, &PgZone(timezone));
         let bound =
             |t: Option<Timestamp>| t.and_then(|t| TimestampWithTimeZone::try_from(t.0).ok());

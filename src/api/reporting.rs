@@ -127,11 +127,10 @@ fn get_user_daily_ai_usage(
 
 fn civil(day: pgrx::datum::Date) -> Result<jiff::civil::Date> {
     let out_of_range = || Error::out_of_range("day is out of range");
-    if day.is_infinity() || day.is_neg_infinity() {
+    if day.is_infinity() || day.is_neg_infinity() || !(1700..9000).contains(&day.year()) {
         return Err(out_of_range());
     }
-    let (year, month, day) = (day.year(), day.month(), day.day());
-    jiff::civil::Date::new(year.try_into().map_err(|_| out_of_range())?, month as i8, day as i8)
+    jiff::civil::Date::new(day.year() as i16, day.month() as i8, day.day() as i8)
         .map_err(|_| out_of_range())
 }
 

@@ -95,8 +95,12 @@ pub fn limits(spi: &Spi, snapshot: &Snapshot) -> Result<Vec<Limit>> {
 /// The rule that a row of the type `ai_limits` is about to be.
 pub fn proposed_limit(spi: &Spi, row: Arg) -> Result<Limit> {
     const SQL: &str = concat!("SELECT ", limit_document!(), " FROM (SELECT ($1).*) l");
-    let rows = spi.read(SQL, &[row], |row| limit(row.json(1)))?;
-    required(rows.into_iter().next(), "limit")
+    let rows = spi.read(SQL, &[row], |row| Ok(row.json(1)))?;
+    let document = required(rows.into_iter().next().flatten(), "limit")?;
+    // The columns have their types; only arrays can still have another shape.
+    let document = serde_json::from_value::<LimitDocument>(document)
+        .map_err(|_| Error::invalid("per and alert_at must be one-dimensional arrays"))?;
+    Limit::try_from(document)
 }
 
 fn limit(document: Option<Value>) -> Result<Limit> {
@@ -107,7 +111,8 @@ fn limit(document: Option<Value>) -> Result<Limit> {
 pub fn suspension(spi: &Spi, snapshot: &Snapshot, call: &Dimensions) -> Result<Option<Suspension>> {
     // A uuid's text is compared as text, in lower case on both sides.
     const SQL: &str = "SELECT jsonb_build_object('scope', s.scope, 'reason', s.reason, \
-            'until_microseconds', (extract(epoch FROM s.suspended_until) * 1000000)::bigint - 946684800000000) \
+            'until_microseconds', CASE WHEN isfinite(s.suspended_until) \
+                THEN (extract(epoch FROM s.suspended_until) * 1000000)::bigint - 946684800000000 END) \
         FROM ai_limiter.ai_suspensions s \
         WHERE (s.scope, s.subject) IN (('all', ''), ('tenant', $1), ('user', $2), ('model', $3), \
             ('feature', $4), ('api_key_id', $5), ('run', $6)) \
@@ -133,7 +138,7 @@ pub fn price(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Resu
             'output_usd_per_million_tokens', p.output_usd_per_million_tokens::text,
             'usd_per_request', p.usd_per_request::text)
         FROM ai_limiter.ai_prices p, LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
-            '', '\'), '%', '\%'), '_', '\_'), '*', '%') AS mask) m
+            '\', '\\'), '%', '\%'), '_', '\_'), '*', '%') AS mask) m
         WHERE (p.tenant_id IS NULL OR p.tenant_id = $1)
           AND (p.provider IS NULL OR lower(p.provider) = $2)
           AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask)

@@ -1,9 +1,9 @@
-//! The ledger's monthly partitions (UTC), made by whoever writes first into a month.
+//! The ledger's monthly partitions (UTC), made ahead by whoever writes when the next is missing.
 //!
 //! CREATE TABLE … PARTITION OF would take ACCESS EXCLUSIVE on the ledger; making the table apart and
 //! attaching it takes SHARE UPDATE EXCLUSIVE, beside open writers. Makers wait for each other
-//! ([`Class::Partitions`]) to the end of the transaction that makes; a month that exists costs one
-//! cache look-up. A partition is the owner's ordinary table, not a member of the extension: that
+//! ([`Class::Partitions`]) to the end of the transaction that makes, and only a charge for a month
+//! that has none waits for them; a month that exists costs one cache look-up. A partition is the owner's ordinary table, not a member of the extension: that
 //! is what makes a dump carry it.
 
 use crate::pg::lock::{self, Class, Key};
@@ -11,8 +11,8 @@ use crate::pg::owner::as_owner;
 use crate::pg::relation;
 use crate::pg::spi::Spi;
 use ai_limiter_domain::{Error, Timestamp, error::Result};
-use jiff::ToSpan;
 use jiff::civil::Date;
+use jiff::{Span, ToSpan};
 use std::ffi::CString;
 
 /// Months that are made ahead of the current one.
@@ -22,23 +22,44 @@ const EARLIEST: Date = Date::constant(2020, 1, 1);
 const EPOCH: Date = Date::constant(2000, 1, 1);
 const DAY_MICROSECONDS: i64 = 86_400_000_000;
 
-/// Makes the partition of `at` where it is missing, and with it those of the next months.
+/// Makes the partition that a charge of `at` goes into, where it is missing.
 pub fn ensure(at: Timestamp) -> Result<()> {
-    let days = at.0.div_euclid(DAY_MICROSECONDS);
-    let month = EPOCH.checked_add(days.days()).map_err(|_| out_of_range())?.first_of_month();
+    let month = month_of(at)?;
     if month < EARLIEST {
         return Err(out_of_range().detail(format!("The ledger begins with {EARLIEST}.")));
     }
     if relation::find(&name(month)).is_none() {
-        make_from(month)?;
+        lock::acquire(&makers());
+        make_missing(month, 0)?;
     }
     Ok(())
 }
 
-/// Makes what is missing of `month` and the following ones; says how many.
+/// Makes the months ahead when the next one is missing, unless somebody is making them: whoever
+/// reserves need not wait for that, and a forgotten transaction that made them stops nobody.
+pub fn prepare(now: Timestamp) -> Result<()> {
+    let month = month_of(now)?;
+    let next = month.checked_add(1.month()).map_err(|_| out_of_range())?;
+    if relation::find(&name(next)).is_none() && lock::try_acquire(&makers()) {
+        make_missing(month, AHEAD)?;
+    }
+    Ok(())
+}
+
+/// Makes what is missing of this month and the following ones; says how many.
 pub fn ensure_ahead(now: Timestamp) -> Result<i32> {
-    let days = now.0.div_euclid(DAY_MICROSECONDS);
-    make_from(EPOCH.checked_add(days.days()).map_err(|_| out_of_range())?.first_of_month())
+    lock::acquire(&makers());
+    make_missing(month_of(now)?, AHEAD)
+}
+
+fn makers() -> Key {
+    Key::new(Class::Partitions, &"ai_usage")
+}
+
+fn month_of(at: Timestamp) -> Result<Date> {
+    let days = Span::new().try_days(at.0.div_euclid(DAY_MICROSECONDS));
+    let date = days.and_then(|days| EPOCH.checked_add(days)).map_err(|_| out_of_range())?;
+    Ok(date.first_of_month())
 }
 
 fn out_of_range() -> Error {
@@ -49,11 +70,11 @@ fn name(month: Date) -> CString {
     CString::new(format!("ai_usage_{}", month.strftime("%Y_%m"))).expect("a name without NUL")
 }
 
-fn make_from(first: Date) -> Result<i32> {
+/// Call with the makers' lock.
+fn make_missing(first: Date, ahead: i64) -> Result<i32> {
     as_owner(|spi| {
-        lock::acquire(&Key::new(Class::Partitions, &"ai_usage"));
         let mut made = 0;
-        for ahead in 0..=AHEAD {
+        for ahead in 0..=ahead {
             let month = first.checked_add(ahead.months()).map_err(|_| out_of_range())?;
             if relation::find(&name(month)).is_none() {
                 make(spi, month)?;

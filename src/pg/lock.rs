@@ -43,6 +43,15 @@ pub fn acquire_all(mut keys: Vec<Key>) {
 }
 
 pub fn acquire(key: &Key) {
+    take(key, false);
+}
+
+/// Takes the lock if nobody else has it.
+pub fn try_acquire(key: &Key) -> bool {
+    take(key, true)
+}
+
+fn take(key: &Key, dont_wait: bool) -> bool {
     // SAFETY: a complete tag; waits like any lock, and an error while waiting unwinds.
     unsafe {
         let tag = pg_sys::LOCKTAG {
@@ -53,7 +62,8 @@ pub fn acquire(key: &Key) {
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
             locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
         };
-        pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, false);
+        pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, dont_wait)
+            != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
 }
 

@@ -54,3 +54,12 @@ pub fn row_type(relation: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: reads the caches.
     unsafe { pg_sys::get_rel_type_id(relation) }
 }
+
+/// Whether the current user may see what `pg_monitor` may.
+pub fn is_monitor() -> bool {
+    // SAFETY: reads the caches.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(ROLE_PG_MONITOR)) }
+}
+
+/// The predefined role `pg_monitor`, as pg_authid.dat numbers it.
+const ROLE_PG_MONITOR: u32 = 3373;

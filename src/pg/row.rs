@@ -98,7 +98,7 @@ fn split(columns: Columns) -> (Vec<pg_sys::Datum>, Vec<bool>) {
 // SAFETY: gives a composite datum of the function's declared result type, which has as many columns.
 unsafe impl BoxRet for Composite {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
-        let (values, nulls) = split(self.0);
+        let (mut values, mut nulls) = split(self.0);
         // SAFETY: the descriptor is that of the declared composite type; its column count is
         // checked before the arrays are read.
         unsafe {
@@ -113,7 +113,8 @@ unsafe impl BoxRet for Composite {
                 "the SQL declaration and the library disagree on the columns"
             );
             let descriptor = pg_sys::BlessTupleDesc(descriptor);
-            let tuple = pg_sys::heap_form_tuple(descriptor, values.as_ptr(), nulls.as_ptr());
+            let tuple =
+                pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
             fcinfo.return_raw_datum(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
         }
     }
@@ -129,7 +130,7 @@ unsafe impl BoxRet for Rows {
             pg_sys::InitMaterializedSRF(raw, 0);
             let result = (*raw).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             for row in self.0 {
-                let (values, nulls) = split(row);
+                let (mut values, mut nulls) = split(row);
                 assert!(
                     (*(*result).setDesc).natts as usize == values.len(),
                     "the SQL declaration and the library disagree on the columns"
@@ -137,8 +138,8 @@ unsafe impl BoxRet for Rows {
                 pg_sys::tuplestore_putvalues(
                     (*result).setResult,
                     (*result).setDesc,
-                    values.as_ptr(),
-                    nulls.as_ptr(),
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
                 );
             }
         }

@@ -11,7 +11,7 @@
 //! them from kept plans 0.1 ms (Postgres 17, four partitions).
 
 use ai_limiter_domain::{Amount, Timestamp, error::Result};
-use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
+use pgrx::{FromDatum, IntoDatum, JsonB, PgMemoryContexts, pg_sys};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -177,9 +177,15 @@ thread_local! {
 pub struct Spi(());
 
 impl Spi {
+    /// Stays in the caller's memory context: what is made meanwhile outlives the connection.
     pub fn connect() -> Self {
-        // SAFETY: balanced by Drop, or by the abort when an error passes.
-        unsafe { pg_sys::SPI_connect() };
+        // SAFETY: balanced by Drop, or by the abort when an error passes. SPI needs no particular
+        // context between its calls.
+        unsafe {
+            let context = pg_sys::CurrentMemoryContext;
+            pg_sys::SPI_connect();
+            pg_sys::MemoryContextSwitchTo(context);
+        }
         Self(())
     }
 
@@ -243,7 +249,8 @@ impl Spi {
         unsafe { pg_sys::SPI_execute(sql.as_ptr(), false, 0) };
     }
 
-    /// Streams a large result in batches, under one snapshot.
+    /// Streams a large result in batches, under one snapshot. What a row is read into is freed with
+    /// its batch.
     pub fn stream(
         &self,
         snapshot: &Snapshot,
@@ -253,6 +260,7 @@ impl Spi {
     ) -> Result<()> {
         const BATCH: i64 = 10_000;
         let (mut datums, nulls) = bind(args);
+        let mut batch = PgMemoryContexts::new("ai_limiter batch");
         // SAFETY: the cursor takes a copy of the active snapshot; portal and batches are freed
         // before the snapshot is popped.
         unsafe {
@@ -272,7 +280,9 @@ impl Spi {
                     break;
                 }
                 let table = pg_sys::SPI_tuptable;
-                each(table, pg_sys::SPI_processed, &mut row)?;
+                let count = pg_sys::SPI_processed;
+                batch.switch_to(|_| each(table, count, &mut row))?;
+                batch.reset();
                 pg_sys::SPI_freetuptable(table);
             }
             pg_sys::SPI_cursor_close(portal);
