@@ -7,11 +7,8 @@ use postgres::error::SqlState;
 use postgres::{Client, Error, IsolationLevel, SimpleQueryMessage, SimpleQueryRow, Transaction};
 
 /// The levels at which Postgres behaves differently.
-pub const LEVELS: [IsolationLevel; 3] = [
-    IsolationLevel::ReadCommitted,
-    IsolationLevel::RepeatableRead,
-    IsolationLevel::Serializable,
-];
+pub const LEVELS: [IsolationLevel; 3] =
+    [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable];
 
 /// A connection, or a transaction on it.
 pub trait Session {

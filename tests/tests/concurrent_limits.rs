@@ -207,7 +207,8 @@ fn many_extensions_of_one_hold_count_it_once() {
     for (number, allowed) in allowed.into_iter().enumerate() {
         assert_eq!(allowed, 60 + number % 20 <= 70);
     }
-    let held = format!("SELECT cost_usd * 100 = 70 FROM ai_limiter.ai_reservations WHERE id = '{id}'");
+    let held =
+        format!("SELECT cost_usd * 100 = 70 FROM ai_limiter.ai_reservations WHERE id = '{id}'");
     assert_eq!(admin.value(&held), "t");
     assert_sound(&mut admin);
 }
@@ -225,8 +226,10 @@ fn spending_at_full_speed_ends_at_the_cap() {
                     break cents;
                 }
                 let cost = 1 + number as i32 % 2;
-                let settle =
-                    format!("ai_limiter.settle_ai_usage('{}', cost_usd => 0.0{cost})", verdict.id());
+                let settle = format!(
+                    "ai_limiter.settle_ai_usage('{}', cost_usd => 0.0{cost})",
+                    verdict.id()
+                );
                 client.run(&format!("SELECT {settle}"));
                 cents += cost;
             }

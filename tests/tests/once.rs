@@ -50,9 +50,8 @@ fn try_settle(
 fn a_key_sent_by_many_at_once_holds_once() {
     for level in LEVELS {
         let database = database_with_a_dollar();
-        let verdicts = database.clients(SENDERS, |_, client| {
-            at_level(client, level, |t| try_reserve(t, CALL))
-        });
+        let verdicts = database
+            .clients(SENDERS, |_, client| at_level(client, level, |t| try_reserve(t, CALL)));
         // The first answer to all, also what it says was left before the call.
         assert!(verdicts[0].allowed);
         assert!(verdicts.iter().all(|v| v == &verdicts[0]), "at {level:?}: {verdicts:?}");
