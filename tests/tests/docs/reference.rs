@@ -1,0 +1,130 @@
+//! The reference has what exists, and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use ai_limiter_tests::{Cluster, Database};
+use postgres::Client;
+use regex::Regex;
+
+use crate::pages::{blocks, pages};
+
+/// The sections of the reference's pages, by the names of what they describe.
+fn sections() -> BTreeMap<String, String> {
+    let heading = Regex::new(r"(?m)^#{1,2} (.+)$").unwrap();
+    let mut sections = BTreeMap::new();
+    for page in pages().iter().filter(|p| p.to_str().unwrap().contains("docs/reference/")) {
+        let text = fs::read_to_string(page).unwrap();
+        let starts: Vec<_> = heading.captures_iter(&text).collect();
+        for (i, start) in starts.iter().enumerate() {
+            let end = starts.get(i + 1).map_or(text.len(), |next| next.get(0).unwrap().start());
+            let body = text[start.get(0).unwrap().end()..end].to_owned();
+            let twice = sections.insert(start[1].to_owned(), body);
+            assert!(twice.is_none(), "{} is described twice", &start[1]);
+        }
+    }
+    sections
+}
+
+/// A database with the extension, its library loaded.
+fn database() -> (Database, Client) {
+    let database = Cluster::shared().fresh_database();
+    let mut client = database.connect();
+    client.batch_execute("LOAD 'ai_limiter'").unwrap();
+    (database, client)
+}
+
+/// What of `names` has no section, or whose section does not name a part of it.
+fn missing(client: &mut Client, names_and_parts: &str) -> Vec<String> {
+    let sections = sections();
+    let rows = client.query(names_and_parts, &[]).unwrap();
+    assert!(!rows.is_empty());
+    let mut missing = Vec::new();
+    for row in rows {
+        let (name, parts): (String, Vec<String>) = (row.get(0), row.get(1));
+        let Some(section) = sections.get(&name) else {
+            missing.push(name);
+            continue;
+        };
+        // The eleven arguments of a call are described in one place.
+        let common = section.contains("[arguments of a call]");
+        let call = "user_id tenant_id model provider feature api_key_id run_id attributes \
+            input_tokens output_tokens cost_usd";
+        let untold = |part: &&String| {
+            !section.contains(&format!("`{part}`"))
+                && !(common && call.split_whitespace().any(|c| c == part.as_str()))
+        };
+        missing.extend(parts.iter().filter(untold).map(|part| format!("{name}: {part}")));
+    }
+    missing
+}
+
+#[test]
+fn the_reference_tells_every_table_view_and_type_with_its_columns() {
+    let (_database, mut client) = database();
+    let relations = "SELECT c.relname::text, array_agg(a.attname::text) FILTER (WHERE relkind <> 'S' \
+        AND a.attname IS NOT NULL) || '{}'::text[] FROM pg_class c LEFT JOIN pg_attribute a \
+        ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+        WHERE relnamespace = 'ai_limiter'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'c', 'S') \
+        GROUP BY c.oid, c.relname";
+    assert_eq!(missing(&mut client, relations), [""; 0]);
+}
+
+#[test]
+fn the_reference_tells_every_function_with_its_arguments_and_columns() {
+    let (_database, mut client) = database();
+    let functions = "SELECT proname::text, coalesce(proargnames, '{}') FROM pg_proc \
+        WHERE pronamespace = 'ai_limiter'::regnamespace \
+        AND obj_description(oid, 'pg_proc') NOT LIKE 'Private:%'";
+    assert_eq!(missing(&mut client, functions), [""; 0]);
+    let private = "SELECT 'Private functions', array_agg(proname::text) FROM pg_proc \
+        WHERE pronamespace = 'ai_limiter'::regnamespace \
+        AND obj_description(oid, 'pg_proc') LIKE 'Private:%'";
+    assert_eq!(missing(&mut client, private), [""; 0]);
+}
+
+#[test]
+fn a_functions_section_has_its_signature_and_all_headings() {
+    let (_database, mut client) = database();
+    let heading = Regex::new(r"(?m)^#### (.+)$").unwrap();
+    let cast = Regex::new(r"(NULL|'[^']*')::[a-z ]+(\[\])?").unwrap();
+    // As people write it: `timestamptz`, and no casts of defaults.
+    let plain = |text: &str| {
+        let short = text.replace("timestamp with time zone", "timestamptz");
+        cast.replace_all(&short, "$1").split_whitespace().collect::<String>()
+    };
+    let functions = "SELECT proname::text, format('ai_limiter.%s(%s)RETURNS %s', proname, \
+        pg_get_function_arguments(oid), pg_get_function_result(oid)) FROM pg_proc \
+        WHERE pronamespace = 'ai_limiter'::regnamespace \
+        AND obj_description(oid, 'pg_proc') NOT LIKE 'Private:%'";
+    let sections = sections();
+    for row in client.query(functions, &[]).unwrap() {
+        let (name, signature): (String, String) = (row.get(0), row.get(1));
+        let section = &sections[&name];
+        let headings: Vec<&str> =
+            heading.captures_iter(section).map(|c| c.get(1).unwrap().as_str()).collect();
+        let all = ["Signature", "Meaning", "Arguments", "Returns", "Errors", "Example"];
+        assert_eq!(headings, all, "{name}");
+        assert_eq!(plain(&blocks(section)[0].text), plain(&signature), "{name}");
+    }
+}
+
+#[test]
+fn the_reference_tells_every_setting_with_its_default_and_values() {
+    let (_database, mut client) = database();
+    let settings = "SELECT name, ARRAY[boot_val] || coalesce(enumvals, '{}') FROM pg_settings \
+        WHERE name LIKE 'ai_limiter.%'";
+    assert_eq!(missing(&mut client, settings), [""; 0]);
+}
+
+#[test]
+fn the_reference_tells_nothing_that_is_not_there() {
+    let (_database, mut client) = database();
+    let exists = "SELECT EXISTS (SELECT FROM pg_class WHERE relname = $1) \
+        OR EXISTS (SELECT FROM pg_proc WHERE proname = $1) \
+        OR EXISTS (SELECT FROM pg_settings WHERE name = $1)";
+    for name in sections().into_keys().filter(|name| name.starts_with(|c: char| c.is_lowercase())) {
+        let row = client.query_one(exists, &[&name]).unwrap();
+        assert!(row.get::<_, bool>(0), "there is no {name}");
+    }
+}
