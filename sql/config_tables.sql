@@ -14,7 +14,7 @@ COMMENT ON COLUMN ai_limiter.ai_tiers.tier IS 'The name.';
 COMMENT ON COLUMN ai_limiter.ai_tiers.allowed_models IS 'Names or patterns with *; null allows every model, {} none.';
 COMMENT ON COLUMN ai_limiter.ai_tiers.allowed_features IS 'Names; null allows every feature, {} none.';
 COMMENT ON COLUMN ai_limiter.ai_tiers.description IS 'For people.';
-COMMENT ON COLUMN ai_limiter.ai_tiers.shipped IS 'Still as the extension shipped it; a row of the same name replaces it.';
+COMMENT ON COLUMN ai_limiter.ai_tiers.shipped IS 'Still as the extension shipped it; inserting a row of the same name edits it.';
 
 CREATE TABLE ai_limiter.ai_tenants (
     tenant_id uuid PRIMARY KEY,
@@ -99,7 +99,7 @@ COMMENT ON COLUMN ai_limiter.ai_limits.alert_at IS 'Parts of amount at which get
 COMMENT ON COLUMN ai_limiter.ai_limits.enabled IS 'False takes the row out, as if it were not there.';
 COMMENT ON COLUMN ai_limiter.ai_limits.managed_by IS 'platform, or tenant: a tenant''s own row, which only ever tightens.';
 COMMENT ON COLUMN ai_limiter.ai_limits.description IS 'For people.';
-COMMENT ON COLUMN ai_limiter.ai_limits.shipped IS 'Still as the extension shipped it; a row of the same name and filter replaces it.';
+COMMENT ON COLUMN ai_limiter.ai_limits.shipped IS 'Still as the extension shipped it; inserting a row of the same id edits it, as restoring a dump does.';
 
 CREATE SEQUENCE ai_limiter.ai_prices_id_seq;
 CREATE TABLE ai_limiter.ai_prices (

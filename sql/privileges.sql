@@ -5,6 +5,34 @@ REVOKE ALL ON ALL TABLES IN SCHEMA ai_limiter FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA ai_limiter FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ai_limiter FROM PUBLIC;
 
+-- Default privileges of whoever creates the extension may have granted more than that: a role that
+-- can insert into ai_reservations would act for anyone.
+DO $$
+DECLARE
+    grantee text;
+BEGIN
+    FOR grantee IN
+        SELECT DISTINCT pg_catalog.quote_ident(r.rolname)
+        FROM (SELECT c.relacl AS acl, c.relowner AS owner FROM pg_catalog.pg_class c
+              WHERE c.relnamespace = 'ai_limiter'::pg_catalog.regnamespace
+              UNION ALL
+              SELECT p.proacl, p.proowner FROM pg_catalog.pg_proc p
+              WHERE p.pronamespace = 'ai_limiter'::pg_catalog.regnamespace
+              UNION ALL
+              SELECT n.nspacl, n.nspowner FROM pg_catalog.pg_namespace n
+              WHERE n.nspname = 'ai_limiter') o,
+            LATERAL pg_catalog.aclexplode(o.acl) a
+            JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+        WHERE a.grantee <> o.owner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL TABLES IN SCHEMA ai_limiter FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA ai_limiter FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA ai_limiter FROM %s', grantee);
+        EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA ai_limiter FROM %s', grantee);
+    END LOOP;
+END
+$$;
+
 -- Row-level security evaluates these as whoever queries; the schema's USAGE is the gate.
 GRANT EXECUTE ON FUNCTION ai_limiter.ai_current_user(), ai_limiter.ai_current_tenant(),
     ai_limiter.ai_current_role(), ai_limiter.ai_is_server(), ai_limiter.ai_sees_platform(),

@@ -19,19 +19,30 @@ AS $$
 DECLARE
     checked jsonb;
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        -- A dump holds the shipped rows, edited or not, and this script has just made them again.
-        DELETE FROM ai_limiter.ai_limits l WHERE l.shipped AND (l.id = NEW.id OR
-            (l.name = NEW.name AND NEW.managed_by = 'platform'
-             AND (l.tier, l.tenant_id, l.user_id) IS NOT DISTINCT FROM (NEW.tier, NEW.tenant_id, NEW.user_id)));
-    ELSIF NEW.id <> OLD.id THEN
-        RAISE EXCEPTION 'cannot change the id of a limit' USING ERRCODE = 'object_not_in_prerequisite_state';
-    ELSE
-        NEW.shipped := false;
+    IF TG_OP = 'UPDATE' THEN
+        IF NEW.id <> OLD.id THEN
+            RAISE EXCEPTION 'cannot change the id of a limit'
+                USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+        -- Only the restore below keeps the mark.
+        NEW.shipped := NEW.shipped AND pg_trigger_depth() > 1;
     END IF;
     checked := ai_limiter.checked_limit(NEW);
     NEW.model := checked ->> 'model';
     NEW.provider := checked ->> 'provider';
+    IF TG_OP = 'INSERT' THEN
+        -- A dump holds the shipped rows, edited or not, and the script has just made them again.
+        UPDATE ai_limiter.ai_limits l SET name = NEW.name, tier = NEW.tier, tenant_id = NEW.tenant_id,
+            user_id = NEW.user_id, provider = NEW.provider, model = NEW.model, feature = NEW.feature,
+            api_key_id = NEW.api_key_id, attributes = NEW.attributes, per = NEW.per,
+            metric = NEW.metric, period = NEW.period, rolling = NEW.rolling, amount = NEW.amount,
+            action = NEW.action, alert_at = NEW.alert_at, enabled = NEW.enabled,
+            managed_by = NEW.managed_by, description = NEW.description, shipped = NEW.shipped
+        WHERE l.id = NEW.id AND l.shipped;
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
+    END IF;
     RETURN NEW;
 END
 $$;
@@ -43,8 +54,7 @@ CREATE FUNCTION ai_limiter.ai_limits_keep_shipped() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- ai_limits_check() itself deletes a pristine row to let its successor in.
-    IF OLD.id < 0 AND pg_trigger_depth() = 1 THEN
+    IF OLD.id < 0 THEN
         RAISE EXCEPTION 'cannot delete limit "%", which ships with the extension', OLD.name USING
             ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'Disable it: UPDATE ai_limiter.ai_limits SET enabled = false WHERE id = ' || OLD.id || ';';
@@ -87,15 +97,23 @@ CREATE FUNCTION ai_limiter.ai_tiers_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        DELETE FROM ai_limiter.ai_tiers t WHERE t.shipped AND t.tier = NEW.tier;
-    ELSE
-        NEW.shipped := false;
+    IF TG_OP = 'UPDATE' THEN
+        NEW.shipped := NEW.shipped AND pg_trigger_depth() > 1;
     END IF;
     IF array_position(NEW.allowed_models, NULL) IS NOT NULL
         OR array_position(NEW.allowed_features, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'an element of allowed_models and allowed_features must not be null'
             USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        -- In place: deleting the row would break the references of ai_limits for a moment.
+        UPDATE ai_limiter.ai_tiers t SET allowed_models = NEW.allowed_models,
+            allowed_features = NEW.allowed_features, description = NEW.description,
+            shipped = NEW.shipped
+        WHERE t.tier = NEW.tier AND t.shipped;
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
     END IF;
     RETURN NEW;
 END

@@ -180,7 +180,8 @@ pub struct LimitDocument {
     pub per: Option<Vec<Option<String>>>,
     pub metric: Option<String>,
     pub period: Option<String>,
-    pub rolling: Option<String>,
+    /// Whether the row has a rolling interval at all.
+    pub rolling: bool,
     /// The interval's fixed part; null with months, whose length varies.
     pub rolling_microseconds: Option<i64>,
     pub amount: Option<String>,
@@ -194,10 +195,14 @@ impl TryFrom<LimitDocument> for Limit {
     type Error = Error;
 
     fn try_from(row: LimitDocument) -> Result<Self> {
+        if row.id == 0 {
+            return Err(Error::invalid("a limit cannot have the id 0")
+                .detail("It stands for the caps of single runs."));
+        }
         let name = call::required(call::text(row.name, "name")?, "name")?;
         let metric = parse_metric(&call::required(row.metric, "metric")?)?;
         let (period, period_name) =
-            parse_period(row.period.as_deref(), row.rolling.as_deref(), row.rolling_microseconds)?;
+            parse_period(row.period.as_deref(), row.rolling, row.rolling_microseconds)?;
         if metric == Metric::Concurrent && period != Period::Total {
             return Err(Error::invalid("metric \"concurrent\" has no window")
                 .detail("It counts the holds that are open now, whenever they were made.")
@@ -265,19 +270,19 @@ fn parse_metric(name: &str) -> Result<Metric> {
 
 fn parse_period(
     period: Option<&str>,
-    rolling: Option<&str>,
+    rolling: bool,
     microseconds: Option<i64>,
 ) -> Result<(Period, String)> {
     match (period, rolling) {
-        (Some(_), Some(_)) | (None, None) => {
+        (Some(_), true) | (None, false) => {
             Err(Error::invalid("a limit has either a period or a rolling interval")
                 .hint("Set one of the columns period and rolling."))
         }
-        (Some("total"), None) => Ok((Period::Total, "total".to_owned())),
-        (Some(name), None) => Unit::parse(name)
+        (Some("total"), false) => Ok((Period::Total, "total".to_owned())),
+        (Some(name), false) => Unit::parse(name)
             .map(|unit| (Period::Calendar(unit), name.to_owned()))
             .ok_or_else(|| one_of("period", name, "minute, hour, day, week, month, total")),
-        (None, Some(text)) => {
+        (None, true) => {
             let Some(interval) = microseconds.map(Interval) else {
                 return Err(Error::invalid("a rolling interval cannot have months or years")
                     .hint("Give it in days, such as interval '30 days'."));
@@ -286,7 +291,7 @@ fn parse_period(
                 return Err(Error::out_of_range("rolling interval is out of range")
                     .detail("It must be between 1 second and 366 days."));
             }
-            Ok((Period::Rolling(interval), format!("rolling {text}")))
+            Ok((Period::Rolling(interval), format!("rolling {interval}")))
         }
     }
 }
@@ -437,5 +442,5 @@ pub fn tie_error(a: &Limit, b: &Limit) -> Error {
         format!("two limits named \"{}\" could govern the same call", a.name),
     )
     .detail(format!("Rows {} and {} are equally specific and their filters overlap.", a.id, b.id))
-    .hint("Give one of them another name, or filters that exclude each other.")
+    .hint("Change or disable the row that is there, or give one of them another name or a filter that excludes the other.")
 }

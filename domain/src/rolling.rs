@@ -6,6 +6,7 @@
 use crate::Timestamp;
 use crate::amount::Amount;
 use crate::error::Result;
+use std::fmt;
 
 pub const BUCKETS: i64 = 60;
 
@@ -31,6 +32,26 @@ impl Interval {
     /// Where the oldest bucket begins that may still count at `now`.
     pub fn earliest(self, now: Timestamp) -> Timestamp {
         self.bucket_of(Timestamp(now.0 - self.0))
+    }
+}
+
+impl fmt::Display for Interval {
+    /// Days and the time, whatever the session's IntervalStyle: `30 days`, `00:05:00`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, rest) = (self.0 / 86_400_000_000, self.0 % 86_400_000_000);
+        if days > 0 {
+            write!(f, "{days} day{}", if days == 1 { "" } else { "s" })?;
+        }
+        if rest > 0 {
+            let (seconds, micros) = (rest / 1_000_000, rest % 1_000_000);
+            let space = if days > 0 { " " } else { "" };
+            let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+            write!(f, "{space}{hours:02}:{minutes:02}:{:02}", seconds % 60)?;
+            if micros > 0 {
+                write!(f, "{}", format!(".{micros:06}").trim_end_matches('0'))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -88,6 +109,18 @@ mod tests {
                 .or_insert(Bucket { newest: at, used, held: Amount::ZERO });
         }
         map.into_values().collect()
+    }
+
+    #[test]
+    fn an_interval_is_named_in_days_and_time() {
+        for (microseconds, name) in [
+            (300_000_000, "00:05:00"),
+            (30 * 86_400_000_000, "30 days"),
+            (86_400_000_000 + 3_600_000_000, "1 day 01:00:00"),
+            (1_500_000, "00:00:01.5"),
+        ] {
+            assert_eq!(Interval(microseconds).to_string(), name);
+        }
     }
 
     proptest! {

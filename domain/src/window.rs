@@ -114,8 +114,9 @@ fn clock_window(length: i64, at: Timestamp, zone: &impl Zone) -> (Timestamp, Tim
 fn date_window(unit: Unit, at: Timestamp, zone: &impl Zone) -> (Timestamp, Timestamp) {
     let mut date = begin_of(unit, local_date(at, zone));
     // Where a clock goes back over midnight, the local date runs back too: the window is then the
-    // one that had begun, which the first instants tell.
-    loop {
+    // one that had begun, which the first instants tell. One step suffices; where dates end, none
+    // would.
+    for _ in 0..3 {
         let start = first_instant(date, zone);
         let next = following(unit, date);
         let end = first_instant(next, zone);
@@ -127,6 +128,7 @@ fn date_window(unit: Unit, at: Timestamp, zone: &impl Zone) -> (Timestamp, Times
             return (start, end);
         }
     }
+    (first_instant(date, zone), first_instant(following(unit, date), zone))
 }
 
 fn begin_of(unit: Unit, date: Date) -> Date {

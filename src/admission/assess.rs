@@ -68,66 +68,45 @@ pub fn assess(call: &mut Call, question: &Question) -> Result<Assessed> {
         Err(code) => {
             let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow;
             let mut verdict = Verdict::without_counters(allowed, Reason::Degraded, call.cost_usd);
-            verdict.details.insert("sqlstate".into(), sqlstate(code).into());
+            verdict.details.insert("sqlstate".into(), subtransaction::sqlstate(code).into());
             Ok(Assessed { verdict, estimate: None, now: clock::now(), denied_by: None })
         }
     }
 }
 
-/// The five characters of an error code.
-fn sqlstate(code: pgrx::PgSqlErrorCode) -> String {
-    let code = code as i32;
-    (0..5).map(|i| char::from(((code >> (6 * i)) & 0x3f) as u8 + b'0')).collect()
-}
-
 fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assessed> {
-    let snapshot = Snapshot::latest();
-    let now = clock::now();
-    let account =
-        config::account(spi, &snapshot, call.dimensions.tenant_id, call.dimensions.user_id)?;
     // An extension keeps the tier that the call was made in.
-    if question.replaces.is_none() {
-        call.dimensions.tier.clone_from(&account.tier);
-    }
-    let mut estimate = estimate(spi, &snapshot, call, question.created_at.unwrap_or(now))?;
-    estimate.size.cost_usd = estimate.size.cost_usd.max(question.least_cost_usd);
+    let mut tier = question.replaces.map(|_| call.dimensions.tier.clone());
     let mode: Mode = settings::MODE.get().into();
-    if mode == Mode::Off {
-        let verdict = Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd);
-        return Ok(Assessed { verdict, estimate: Some(estimate), now, denied_by: None });
+    if question.locking == Locking::Admission && mode != Mode::Off {
+        tier = Some(lock_counters(spi, call, tier)?);
     }
-    let mut limits = config::limits(spi, &snapshot)?;
-    limits.extend(run_limit(spi, &snapshot, call, question.run_limit_usd)?);
-    drop(snapshot);
-    if question.locking == Locking::Admission {
-        let call = &call.dimensions;
-        let governing = precedence::governing(&limits, call);
-        let mut keys: Vec<_> = governing.map(|l| Counter::lock_key(l, call)).collect();
-        // Also before the run has a cap: two first calls must not both bring one.
-        keys.extend(
-            call.run_id.as_ref().map(|_| Counter::lock_key(&run_rule(call.tenant_id, None), call)),
-        );
-        lock::acquire_all(keys);
-    }
+    // Everything that decides is read now: an amount or a suspension that was written while this
+    // waited for the locks counts. Which rules govern cannot have changed meanwhile.
     let snapshot = Snapshot::latest();
     let now = clock::now();
-    // Another first call may have fixed the run's cap while this one waited.
-    if question.locking == Locking::Admission {
-        limits.retain(|l| l.id != RUN_LIMIT_ID);
-        limits.extend(run_limit(spi, &snapshot, call, question.run_limit_usd)?);
-    }
+    let account = account(spi, &snapshot, call)?;
+    call.dimensions.tier = tier.unwrap_or_else(|| account.tier.clone());
+    let at = question.created_at.unwrap_or(now);
+    let mut estimate = estimate(spi, &snapshot, call, at)?;
+    estimate.size.cost_usd = estimate.size.cost_usd.max(question.least_cost_usd);
     let mut assessed = Assessed {
         verdict: Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd),
         estimate: Some(estimate),
         now,
         denied_by: None,
     };
+    if mode == Mode::Off {
+        return Ok(assessed);
+    }
     if let Some(denied) = refused_outright(spi, &snapshot, call, &account, &estimate)? {
         assessed.verdict = denied.under(mode);
         return Ok(assessed);
     }
-    let at = question.created_at.unwrap_or(now);
+    let limits = config::limits(spi, &snapshot)?;
+    let run_limit = run_limit(spi, &snapshot, call, question.run_limit_usd)?;
     let counters: Vec<Counter> = precedence::governing(&limits, &call.dimensions)
+        .chain(&run_limit)
         .map(|limit| Counter::of(limit, &limits, &call.dimensions, &account, at))
         .collect();
     let readings = counters::read(spi, &snapshot, &counters, now, question.replaces)?;
@@ -149,6 +128,29 @@ fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assesse
     }
     assessed.verdict = verdict.under(mode);
     Ok(assessed)
+}
+
+fn account(spi: &Spi, snapshot: &Snapshot, call: &Call) -> Result<Account> {
+    config::account(spi, snapshot, call.dimensions.tenant_id, call.dimensions.user_id)
+}
+
+/// Takes the locks of every counter that the call adds to; gives the tier that decided which.
+fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<String> {
+    let snapshot = Snapshot::latest();
+    let tier = match tier {
+        Some(tier) => tier,
+        None => account(spi, &snapshot, call)?.tier,
+    };
+    call.dimensions.tier.clone_from(&tier);
+    let limits = config::limits(spi, &snapshot)?;
+    let d = &call.dimensions;
+    let mut keys: Vec<_> =
+        precedence::governing(&limits, d).map(|limit| Counter::lock_key(limit, d)).collect();
+    // Also before the run has a cap: two first calls must not both bring one.
+    let run = d.run_id.as_ref().map(|_| run_rule(d.tenant_id, Amount::ZERO));
+    keys.extend(run.map(|rule| Counter::lock_key(&rule, d)));
+    lock::acquire_all(keys);
+    Ok(tier)
 }
 
 fn denied_by(assessments: &[Assessment]) -> Result<Option<String>> {
@@ -173,7 +175,7 @@ fn refused_outright(
         let mut verdict = refuse(Reason::Suspended);
         verdict.details.insert("scope".into(), suspension.scope.into());
         verdict.details.insert("message".into(), json!(suspension.reason));
-        verdict.retry_at = suspension.until_microseconds.map(Timestamp);
+        verdict.retry_at = suspension.until;
         return Ok(Some(verdict));
     }
     if account.suspended {
@@ -209,10 +211,10 @@ fn run_limit(
     let Some(run) = call.dimensions.run_id.as_deref() else { return Ok(None) };
     let tenant = call.dimensions.tenant_id;
     let amount = config::run_limit(spi, snapshot, tenant, run)?.or(proposed);
-    Ok(amount.map(|amount| run_rule(tenant, Some(amount))))
+    Ok(amount.map(|amount| run_rule(tenant, amount)))
 }
 
-fn run_rule(tenant_id: Uuid, amount: Option<Amount>) -> Limit {
+fn run_rule(tenant_id: Uuid, amount: Amount) -> Limit {
     Limit {
         id: RUN_LIMIT_ID,
         name: RUN_LIMIT_NAME.to_owned(),
@@ -221,7 +223,7 @@ fn run_rule(tenant_id: Uuid, amount: Option<Amount>) -> Limit {
         metric: Metric::CostUsd,
         period: Period::Total,
         period_name: "total".to_owned(),
-        amount: amount.unwrap_or_default(),
+        amount,
         action: Action::Deny,
         alert_at: Vec::new(),
         enabled: true,

@@ -11,7 +11,7 @@ use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
 use crate::settings::RESERVATION_RETENTION;
-use ai_limiter_domain::call::required;
+use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::{Error, error::Result, model_name};
 use pgrx::prelude::*;
 
@@ -27,7 +27,12 @@ fn suspension_subject(scope: Option<&str>, subject: Option<&str>) -> Answered<St
                 .map(|id| id.to_string())
                 .map_err(|_| Error::invalid(format!("the subject of scope \"{scope}\" is a uuid"))),
             ("model", Some(name)) => Ok(model_name::canonicalize(name).model),
-            ("feature" | "api_key_id" | "run", Some(name)) => Ok(name.to_owned()),
+            ("api_key_id", Some(name)) => {
+                Ok(call::api_key_id(Some(name.to_owned()))?.unwrap_or_default())
+            }
+            ("feature" | "run", Some(name)) => {
+                Ok(call::text(Some(name.to_owned()), "subject")?.unwrap_or_default())
+            }
             ("tenant" | "user" | "model" | "feature" | "api_key_id" | "run", None) => {
                 Err(Error::invalid(format!("scope \"{scope}\" needs a subject")))
             }

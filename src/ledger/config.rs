@@ -27,11 +27,12 @@ pub struct Account {
     pub allowed_features: Option<Vec<String>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Suspension {
     pub scope: String,
     pub reason: Option<String>,
-    pub until_microseconds: Option<i64>,
+    /// `None` is for good.
+    pub until: Option<Timestamp>,
 }
 
 fn decode<T: DeserializeOwned>(document: Value) -> Result<T> {
@@ -73,7 +74,7 @@ macro_rules! limit_document {
         "jsonb_build_object('id', l.id, 'name', l.name, 'tier', l.tier, 'tenant_id', l.tenant_id, \
             'user_id', l.user_id, 'provider', l.provider, 'model', l.model, 'feature', l.feature, \
             'api_key_id', l.api_key_id, 'attributes', l.attributes, 'per', l.per, \
-            'metric', l.metric, 'period', l.period, 'rolling', l.rolling::text, \
+            'metric', l.metric, 'period', l.period, 'rolling', l.rolling IS NOT NULL, \
             'rolling_microseconds', CASE WHEN extract(year FROM l.rolling) = 0 \
                 AND extract(month FROM l.rolling) = 0 \
                 THEN (extract(epoch FROM l.rolling) * 1000000)::bigint END, \
@@ -110,9 +111,7 @@ fn limit(document: Option<Value>) -> Result<Limit> {
 /// The suspension that blocks such a call longest, if any does.
 pub fn suspension(spi: &Spi, snapshot: &Snapshot, call: &Dimensions) -> Result<Option<Suspension>> {
     // A uuid's text is compared as text, in lower case on both sides.
-    const SQL: &str = "SELECT jsonb_build_object('scope', s.scope, 'reason', s.reason, \
-            'until_microseconds', CASE WHEN isfinite(s.suspended_until) \
-                THEN (extract(epoch FROM s.suspended_until) * 1000000)::bigint - 946684800000000 END) \
+    const SQL: &str = "SELECT s.scope, s.reason, nullif(s.suspended_until, 'infinity') \
         FROM ai_limiter.ai_suspensions s \
         WHERE (s.scope, s.subject) IN (('all', ''), ('tenant', $1), ('user', $2), ('model', $3), \
             ('feature', $4), ('api_key_id', $5), ('run', $6)) \
@@ -126,19 +125,24 @@ pub fn suspension(spi: &Spi, snapshot: &Snapshot, call: &Dimensions) -> Result<O
         call.api_key_id.as_deref().into(),
         call.run_id.as_deref().into(),
     ];
-    one(spi, snapshot, SQL, &args)?.map(decode).transpose()
+    let rows = spi.read_at(snapshot, SQL, &args, |row| {
+        let scope = required(row.text(1), "scope")?;
+        Ok(Suspension { scope, reason: row.text(2), until: row.timestamp(3) })
+    })?;
+    Ok(rows.into_iter().next())
 }
 
 /// The price of the model that the call names: the tenant's own row goes first, then a name before
 /// a pattern, then the name as given before the canonical one, then a row with a provider, then the
-/// longest pattern.
+/// longest pattern. A backslash is written as chr(92): the caller's standard_conforming_strings decides
+/// what it would mean in a literal.
 pub fn price(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Option<Price>> {
-    const SQL: &str = r"SELECT jsonb_build_object('id', p.id,
+    const SQL: &str = "SELECT jsonb_build_object('id', p.id,
             'input_usd_per_million_tokens', p.input_usd_per_million_tokens::text,
             'output_usd_per_million_tokens', p.output_usd_per_million_tokens::text,
             'usd_per_request', p.usd_per_request::text)
         FROM ai_limiter.ai_prices p, LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
-            '\', '\\'), '%', '\%'), '_', '\_'), '*', '%') AS mask) m
+            chr(92), chr(92) || chr(92)), '%', chr(92) || '%'), '_', chr(92) || '_'), '*', '%') AS mask) m
         WHERE (p.tenant_id IS NULL OR p.tenant_id = $1)
           AND (p.provider IS NULL OR lower(p.provider) = $2)
           AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask)

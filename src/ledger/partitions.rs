@@ -6,6 +6,7 @@
 //! that has none waits for them; a month that exists costs one cache look-up. A partition is the owner's ordinary table, not a member of the extension: that
 //! is what makes a dump carry it.
 
+use crate::pg::guc;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::owner::as_owner;
 use crate::pg::relation;
@@ -73,6 +74,10 @@ fn name(month: Date) -> CString {
 /// Call with the makers' lock.
 fn make_missing(first: Date, ahead: i64) -> Result<i32> {
     as_owner(|spi| {
+        // Not where the caller of this moment puts tables by default.
+        let settings = guc::Scope::new();
+        settings.set(c"default_tablespace", c"");
+        settings.set(c"default_table_access_method", c"heap");
         let mut made = 0;
         for ahead in 0..=ahead {
             let month = first.checked_add(ahead.months()).map_err(|_| out_of_range())?;
@@ -106,6 +111,15 @@ fn make(spi: &Spi, month: Date) -> Result<()> {
         ),
         format!("CREATE INDEX {name}_created_idx ON ai_limiter.{name} USING brin (created_at)"),
         format!("ALTER TABLE ai_limiter.{name} ENABLE ROW LEVEL SECURITY"),
+        // Default privileges may have granted something; row-level security without a policy shows
+        // nothing, and this leaves nothing to show.
+        format!(
+            "DO $$ DECLARE grantee text; BEGIN FOR grantee IN SELECT DISTINCT quote_ident(r.rolname) \
+             FROM pg_class c, LATERAL aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee \
+             WHERE c.oid = 'ai_limiter.{name}'::regclass AND a.grantee <> c.relowner LOOP \
+             EXECUTE format('REVOKE ALL ON ai_limiter.{name} FROM %s', grantee); END LOOP; \
+             REVOKE ALL ON ai_limiter.{name} FROM PUBLIC; END $$"
+        ),
         format!(
             "CREATE TRIGGER ai_usage_no_truncate BEFORE TRUNCATE ON ai_limiter.{name} \
              FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only()"

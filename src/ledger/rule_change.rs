@@ -48,16 +48,17 @@ pub fn begin() -> Result<()> {
 
 fn excluded_writers() -> Result<bool> {
     for (queue, give_way) in TRIES {
-        let tried = subtransaction::attempt(
-            || {
-                let settings = guc::Scope::new();
-                settings.set(c"lock_timeout", &milliseconds(queue));
-                lock::exclude_writers()
-            },
-            |code| code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
-        )?;
-        if tried.is_ok() {
-            return Ok(true);
+        let tried = subtransaction::attempt(|| {
+            let settings = guc::Scope::new();
+            settings.set(c"lock_timeout", &milliseconds(queue));
+            lock::exclude_writers()
+        })?;
+        match tried {
+            Ok(()) => return Ok(true),
+            Err(error)
+                if subtransaction::code_of(&error)
+                    == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => {}
+            Err(error) => error.rethrow(),
         }
         sleep(give_way);
     }

@@ -52,7 +52,8 @@ pub fn try_acquire(key: &Key) -> bool {
 }
 
 fn take(key: &Key, dont_wait: bool) -> bool {
-    // SAFETY: a complete tag; waits like any lock, and an error while waiting unwinds.
+    // SAFETY: a complete tag; waits like any lock, and an error while waiting unwinds. Unlike a
+    // relation's lock this one does not read what was invalidated meanwhile, so that is done here.
     unsafe {
         let tag = pg_sys::LOCKTAG {
             locktag_field1: pg_sys::MyDatabaseId.into(),
@@ -62,8 +63,10 @@ fn take(key: &Key, dont_wait: bool) -> bool {
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
             locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
         };
-        pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, dont_wait)
-            != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+        let result =
+            pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, dont_wait);
+        pg_sys::AcceptInvalidationMessages();
+        result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
 }
 

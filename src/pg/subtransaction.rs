@@ -3,26 +3,42 @@
 use ai_limiter_domain::error::Result;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
-use std::panic::{AssertUnwindSafe, UnwindSafe};
+use std::panic::AssertUnwindSafe;
 
-/// Errors that are the caller's own to have: a timeout, a cancel or a shutdown must never turn into
-/// an allow, and a serialization failure, a deadlock or a lock timeout is to be tried again.
-fn must_pass(code: PgSqlErrorCode) -> bool {
-    matches!(
-        code,
-        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
-            | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
-            | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
-            | PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE
-            | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
-            | PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
-    )
+/// Errors that say the ledger cannot be read: no resources, a failing disk, broken or missing
+/// tables. Anything else passes: a timeout, a cancel or a shutdown must never turn into an allow, a
+/// serialization failure, a deadlock or a lock timeout is to be tried again, and whatever a caller
+/// can provoke with settings or arguments must not open the gate.
+fn is_unreadable(code: PgSqlErrorCode) -> bool {
+    let sqlstate = sqlstate(code);
+    ["53", "58", "XX"].iter().any(|class| sqlstate.starts_with(class))
+        || matches!(
+            code,
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE
+                | PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN
+                | PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION
+                | PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE
+                | PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+        )
 }
 
-/// Runs `work`; an error of Postgres in it is rolled back and given back as its SQLSTATE.
+/// The five characters of an error code.
+pub fn sqlstate(code: PgSqlErrorCode) -> String {
+    let code = code as i32;
+    (0..5).map(|i| char::from(((code >> (6 * i)) & 0x3f) as u8 + b'0')).collect()
+}
+
+pub fn code_of(error: &CaughtError) -> PgSqlErrorCode {
+    match error {
+        CaughtError::PostgresError(e) | CaughtError::ErrorReport(e) => e.sql_error_code(),
+        CaughtError::RustPanic { ereport, .. } => ereport.sql_error_code(),
+    }
+}
+
+/// Runs `work`; an error that says the ledger cannot be read is rolled back and given back as its
+/// code. A domain error is the caller's mistake and passes through.
 ///
-/// A domain error is the caller's mistake and passes through. In parallel mode there are no
-/// subtransactions: errors are raised there as they are.
+/// In parallel mode there are no subtransactions: errors are raised there as they are.
 pub fn catch<R>(
     work: impl FnOnce() -> Result<R>,
 ) -> Result<std::result::Result<R, PgSqlErrorCode>> {
@@ -30,14 +46,17 @@ pub fn catch<R>(
     if unsafe { pg_sys::IsInParallelMode() } {
         return work().map(Ok);
     }
-    attempt(work, |code| !must_pass(code))
+    match attempt(work)? {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if is_unreadable(code_of(&error)) => Ok(Err(code_of(&error))),
+        Err(error) => error.rethrow(),
+    }
 }
 
-/// Runs `work` in a subtransaction; an error that `catches` accepts rolls it back.
-pub fn attempt<R>(
-    work: impl FnOnce() -> Result<R>,
-    catches: impl Fn(PgSqlErrorCode) -> bool + UnwindSafe + std::panic::RefUnwindSafe,
-) -> Result<std::result::Result<R, PgSqlErrorCode>> {
+/// Runs `work` in a subtransaction. An error rolls it back before it is given back: raised from
+/// within, it would leave our subtransaction to an exception block of the caller's, which would
+/// take it for its own.
+pub fn attempt<R>(work: impl FnOnce() -> Result<R>) -> Result<std::result::Result<R, CaughtError>> {
     // SAFETY: the sequence of PL/pgSQL's exception block: remember where we are, begin, and on
     // either way out end the subtransaction and return to that memory context and owner.
     unsafe {
@@ -49,30 +68,20 @@ pub fn attempt<R>(
             let work = work.take().expect("runs once");
             Ok((work.0)())
         }))
-        .catch_others(|error| {
-            let code = match &error {
-                CaughtError::PostgresError(e) | CaughtError::ErrorReport(e) => e.sql_error_code(),
-                CaughtError::RustPanic { ereport, .. } => ereport.sql_error_code(),
-            };
-            if !catches(code) {
-                error.rethrow();
-            }
-            Err(code)
-        })
+        .catch_others(Err)
         .execute();
-        match outcome {
+        let result = match outcome {
             Ok(result) => {
                 pg_sys::ReleaseCurrentSubTransaction();
-                pg_sys::MemoryContextSwitchTo(context);
-                pg_sys::CurrentResourceOwner = owner;
                 result.map(Ok)
             }
-            Err(code) => {
+            Err(error) => {
                 pg_sys::RollbackAndReleaseCurrentSubTransaction();
-                pg_sys::MemoryContextSwitchTo(context);
-                pg_sys::CurrentResourceOwner = owner;
-                Ok(Err(code))
+                Ok(Err(error))
             }
-        }
+        };
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result
     }
 }
