@@ -23,16 +23,23 @@ prepare() {
         --package ai_limiter_tests --package ai_limiter_demo
 }
 
+# Prints the address of the database.
+start() {
+    [ -d "$root/target/demo-server" ] ||
+        say "making a throwaway server in target/demo-server (make clean-server removes it)"
+    server start
+}
+
 case "$command" in
     demo)
         prepare
-        DATABASE_URL="$(server start)"
+        DATABASE_URL="$(start)"
         export DATABASE_URL
         exec "$binaries/ai_limiter_demo" ${3:+"$3"}
         ;;
     psql)
         prepare
-        server start >&2
+        start >&2
         server psql
         ;;
     stop)
