@@ -1,0 +1,271 @@
+//! When counters cannot be read the verdict says so, and is a denial unless the owner wants it
+//! otherwise. A caller's own timeout or cancel is never turned into a verdict.
+
+mod people;
+
+use std::thread::{sleep, spawn};
+use std::time::Duration;
+
+use ai_limiter_tests::{Cluster, Database, sqlstate};
+use people::{ask, become_person, drift, id, outcome, refusal, run, try_ask};
+use postgres::Client;
+
+const CHECK: &str = "SELECT allowed, reason, limit_name, details ->> 'sqlstate'
+    FROM ai_limiter.check_ai_limit(:u, :t, cost_usd => 0.1)";
+const RESERVE: &str = "SELECT allowed, reason, reservation_id IS NOT NULL
+    FROM ai_limiter.reserve_ai_usage(:u, :t, cost_usd => 0.1)";
+
+fn of_user(sql: &str) -> String {
+    sql.replace(":u", &format!("'{}'", id(1))).replace(":t", &format!("'{}'", id(1)))
+}
+
+/// A database with a charge and a hold of 0.3 each.
+fn database() -> Database {
+    let database = Cluster::shared().fresh_database();
+    let spend = "SELECT ai_limiter.record_ai_usage(:u, :t, cost_usd => 0.3);
+        SELECT ai_limiter.reserve_ai_usage(:u, :t, cost_usd => 0.3, ttl => '1 day')";
+    run(&mut database.connect(), &of_user(spend));
+    database
+}
+
+/// What makes counters unreadable, what repairs it, and the SQLSTATE that a verdict gives.
+const BREAKAGES: [(&str, &str, &str); 4] = [
+    (
+        "ALTER TABLE ai_limiter.ai_usage RENAME cost_usd TO gone",
+        "ALTER TABLE ai_limiter.ai_usage RENAME gone TO cost_usd",
+        "42703",
+    ),
+    (
+        "ALTER TABLE ai_limiter.ai_usage RENAME TO gone",
+        "ALTER TABLE ai_limiter.gone RENAME TO ai_usage",
+        "42P01",
+    ),
+    (
+        "ALTER TABLE ai_limiter.ai_limits RENAME amount TO gone",
+        "ALTER TABLE ai_limiter.ai_limits RENAME gone TO amount",
+        "42703",
+    ),
+    (
+        "ALTER TABLE ai_limiter.ai_accounts RENAME TO gone",
+        "ALTER TABLE ai_limiter.gone RENAME TO ai_accounts",
+        "42P01",
+    ),
+];
+
+#[test]
+fn unreadable_counters_deny_by_a_value() {
+    for (breaks, repairs, code) in BREAKAGES {
+        let database = database();
+        let mut client = database.connect();
+        run(&mut client, breaks);
+        assert_eq!(ask(&mut client, &of_user(CHECK)), format!("f|degraded||{code}"), "{breaks}");
+        assert_eq!(ask(&mut client, &of_user(RESERVE)), "f|degraded|f", "{breaks}");
+        let within = of_user("SELECT ai_limiter.within_ai_limit(:u, :t)");
+        assert_eq!(ask(&mut client, &within), "f", "{breaks}");
+        let require = refusal(&mut client, "SELECT ai_limiter.require_ai_limit()");
+        assert!(require.starts_with("PT429 AI usage denied: degraded"), "{require}");
+        run(&mut client, repairs);
+        assert_eq!(ask(&mut client, &of_user(CHECK)), "t|ok|user_daily_cost|", "{breaks}");
+        assert_eq!(ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_reservations"), "1");
+        assert_eq!(drift(&mut client), "", "{breaks}");
+    }
+}
+
+#[test]
+fn unreadable_counters_admit_where_the_owner_wants_it_and_the_hold_counts_later() {
+    for (breaks, repairs, code) in BREAKAGES {
+        let database = database();
+        let mut client = database.connect();
+        run(&mut client, breaks);
+        run(&mut client, "SET ai_limiter.on_error = 'allow'");
+        assert_eq!(ask(&mut client, &of_user(CHECK)), format!("t|degraded||{code}"), "{breaks}");
+        let reserve = of_user(RESERVE).replace("IS NOT NULL", "");
+        let held = ask(&mut client, &reserve);
+        let hold = held.strip_prefix("t|degraded|").expect(&held).to_owned();
+        run(&mut client, repairs);
+        // It counts like any other as soon as counters can be read.
+        let standing = "SELECT used, held FROM ai_limiter.get_ai_limits(:u, :t)
+            WHERE limit_name = 'user_daily_cost'";
+        assert_eq!(ask(&mut client, &of_user(standing)), "0.3|0.4", "{breaks}");
+        assert_eq!(drift(&mut client), "", "{breaks}");
+        let settle = format!(
+            "SELECT cost_usd, already_settled FROM ai_limiter.settle_ai_usage('{hold}', cost_usd => 0.2)"
+        );
+        assert_eq!(ask(&mut client, &settle), "0.2|f", "{breaks}");
+        assert_eq!(ask(&mut client, &settle), "0.2|t", "{breaks}");
+        assert_eq!(ask(&mut client, &of_user(standing)), "0.5|0.3", "{breaks}");
+        assert_eq!(drift(&mut client), "", "{breaks}");
+    }
+}
+
+#[test]
+fn a_settle_that_cannot_be_booked_is_an_error_and_loses_nothing() {
+    let database = database();
+    let mut client = database.connect();
+    let (breaks, repairs, code) = BREAKAGES[0];
+    run(&mut client, breaks);
+    run(&mut client, "SET ai_limiter.on_error = 'allow'");
+    let settle = "SELECT (ai_limiter.settle_ai_usage(id, cost_usd => 0.25)).cost_usd
+        FROM ai_limiter.ai_reservations";
+    assert_eq!(outcome(&mut client, settle), code);
+    let record = of_user("SELECT ai_limiter.record_ai_usage(:u, :t, cost_usd => 0.2)");
+    assert_eq!(outcome(&mut client, &record), code);
+    run(&mut client, repairs);
+    assert_eq!(ask(&mut client, settle), "0.25");
+    assert_eq!(drift(&mut client), "");
+}
+
+/// A transaction that has admitted a call, and so holds the locks of its counters.
+fn admitting<'a>(client: &'a mut Client) -> postgres::Transaction<'a> {
+    let mut transaction = client.transaction().unwrap();
+    let reserve = of_user("SELECT ai_limiter.reserve_ai_usage(:u, :t, cost_usd => 0.01)");
+    transaction.batch_execute(&reserve).unwrap();
+    transaction
+}
+
+#[test]
+fn a_timeout_while_waiting_for_a_counter_is_the_callers_own() {
+    let database = database();
+    let mut holder = database.connect();
+    let holding = admitting(&mut holder);
+    let mut client = database.connect();
+    for on_error in ["deny", "allow"] {
+        run(&mut client, &format!("SET ai_limiter.on_error = '{on_error}'"));
+        for (setting, code) in [("statement_timeout", "57014"), ("lock_timeout", "55P03")] {
+            run(&mut client, &format!("SET {setting} = '150ms'"));
+            assert_eq!(outcome(&mut client, &of_user(RESERVE)), code, "{on_error} {setting}");
+            run(&mut client, &format!("RESET {setting}"));
+            // The session goes on, and whoever only asks does not wait.
+            assert_eq!(ask(&mut client, &of_user(CHECK)), "t|ok|user_daily_cost|");
+        }
+    }
+    // Also when the call is one of many in a transaction that goes on.
+    run(&mut client, "BEGIN; SAVEPOINT s; SET LOCAL lock_timeout = '150ms'");
+    assert_eq!(outcome(&mut client, &of_user(RESERVE)), "55P03");
+    run(&mut client, "ROLLBACK TO s");
+    holding.commit().unwrap();
+    assert_eq!(ask(&mut client, &of_user(RESERVE)), "t|ok|t");
+    run(&mut client, "COMMIT");
+    assert_eq!(ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_reservations"), "3");
+    assert_eq!(drift(&mut client), "");
+}
+
+#[test]
+fn a_cancelled_or_terminated_wait_admits_nothing() {
+    let database = database();
+    let mut holder = database.connect();
+    let holding = admitting(&mut holder);
+    let mut watcher = database.connect();
+    for (function, code) in [("pg_cancel_backend", "57014"), ("pg_terminate_backend", "")] {
+        let mut client = database.connect();
+        run(&mut client, "SET ai_limiter.on_error = 'allow'");
+        let pid = ask(&mut client, "SELECT pg_backend_pid()");
+        let waiting = spawn(move || try_ask(&mut client, &of_user(RESERVE)));
+        let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted");
+        for _ in 0..500 {
+            if ask(&mut watcher, &waits) == "1" {
+                break;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        assert_eq!(ask(&mut watcher, &format!("SELECT {function}({pid})")), "t");
+        // The connection of the terminated one is gone, and says no more than that.
+        let error = waiting.join().unwrap().expect_err(function);
+        assert!(["57P01", code].contains(&sqlstate(&error)), "{function}: {error}");
+    }
+    holding.rollback().unwrap();
+    assert_eq!(ask(&mut watcher, "SELECT count(*) FROM ai_limiter.ai_reservations"), "1");
+    assert_eq!(drift(&mut watcher), "");
+}
+
+#[test]
+fn what_a_session_sets_for_itself_changes_no_verdict() {
+    let database = database();
+    let mut owner = database.connect();
+    run(
+        &mut owner,
+        "INSERT INTO ai_limiter.ai_prices (model, usd_per_request) VALUES ('gpt_4*', 0.1), ('a\\b', 1);
+         INSERT INTO ai_limiter.ai_limits (name, per, metric, rolling, amount)
+            VALUES ('rolling', '{user}', 'requests', '90 minutes', 2)",
+    );
+    let claims = people::claims(Some(1), Some(1), None);
+    let questions = [
+        "SELECT to_jsonb(v) - 'retry_after' - 'resets_at' FROM ai_limiter.check_ai_limit(model => 'gpt_4o') v",
+        "SELECT extract(epoch FROM resets_at), reason FROM ai_limiter.check_ai_limit(cost_usd => 5)",
+        "SELECT period, used::text, remaining::text FROM ai_limiter.get_ai_limits() WHERE amount = 2",
+    ];
+    // A session of its own for each, since plans are kept.
+    let answers = |settings: &str| {
+        let mut client = database.connect_as("authenticator");
+        run(&mut client, &format!("SET request.jwt.claims = '{claims}'; SET ROLE authenticated"));
+        run(&mut client, settings);
+        questions.map(|sql| ask(&mut client, sql)).join("\n")
+    };
+    run(
+        &mut owner,
+        &format!("ALTER DATABASE {} SET ai_limiter.on_error = 'allow'", database.name()),
+    );
+    let expected = answers("SELECT 1");
+    assert!(expected.contains("rolling 01:30:00"), "{expected}");
+    for settings in [
+        "SET standard_conforming_strings = off; SET escape_string_warning = off",
+        "SET backslash_quote = off; SET array_nulls = off",
+        "SET IntervalStyle = 'iso_8601'",
+        "SET IntervalStyle = 'sql_standard'",
+        "SET DateStyle = 'German, DMY'",
+        "SET TimeZone = 'Asia/Kathmandu'",
+        "SET timezone_abbreviations = 'India'",
+        "SET search_path = ''; SET row_security = off",
+        "SET bytea_output = 'escape'; SET extra_float_digits = -15",
+        "SET enable_partition_pruning = off; SET plan_cache_mode = 'force_custom_plan'",
+        "SET default_transaction_isolation = 'serializable'",
+        "SET client_encoding = 'LATIN1'",
+        "SET transform_null_equals = on; SET quote_all_identifiers = on",
+    ] {
+        assert_eq!(answers(settings), expected, "{settings}");
+    }
+}
+
+#[test]
+fn a_policy_judges_parallel_queries() {
+    let database = database();
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "CREATE TABLE public.documents AS SELECT g AS i FROM generate_series(1, 50000) g;
+         ALTER TABLE public.documents ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY asks ON public.documents USING ((SELECT ai_limiter.within_ai_limit()));
+         CREATE POLICY adds ON public.documents FOR INSERT
+            WITH CHECK ((SELECT ai_limiter.within_ai_limit(cost_usd => 0.1)));
+         GRANT SELECT, INSERT ON public.documents TO authenticated;
+         ANALYZE public.documents;
+         SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+         SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2",
+    );
+    let force = match ask(&mut client, "SHOW server_version_num").parse::<u32>().unwrap() {
+        160_000.. => "debug_parallel_query",
+        _ => "force_parallel_mode",
+    };
+    for mode in ["off", "on", "regress"] {
+        run(&mut client, &format!("RESET ROLE; SET {force} = '{mode}'"));
+        for (amount, seen) in [("100", "50000"), ("0.6", "0")] {
+            let limit = format!(
+                "RESET ROLE; UPDATE ai_limiter.ai_limits SET amount = {amount} WHERE id = -3"
+            );
+            run(&mut client, &limit);
+            become_person(&mut client, 1, 1, None);
+            let count = "SELECT count(*) FROM public.documents";
+            assert!(ask(&mut client, &format!("EXPLAIN {count}")).contains("Parallel Seq Scan"));
+            assert_eq!(ask(&mut client, count), seen, "{mode} {amount}");
+            let insert = outcome(&mut client, "INSERT INTO public.documents VALUES (0)");
+            assert_eq!(insert, if seen == "0" { "42501" } else { "" });
+            run(&mut client, "RESET ROLE; DELETE FROM public.documents WHERE i = 0");
+            let verdicts =
+                "SELECT count(*) FILTER (WHERE ai_limiter.within_ai_limit(cost_usd => i))
+                FROM (SELECT i FROM public.documents ORDER BY i LIMIT 5) d";
+            become_person(&mut client, 1, 1, None);
+            let expected = if seen == "0" { "0" } else { "5" };
+            assert_eq!(ask(&mut client, verdicts), expected, "{mode}");
+        }
+    }
+}
