@@ -16,7 +16,7 @@ fn fresh_server() -> &'static Cluster {
     FRESH.get_or_init(|| Cluster::builder().supabase_roles().setting("fsync", "off").start())
 }
 
-/// Edited, disabled, replaced and added rules; tenants with zones; a ledger of two months.
+/// Edited, disabled, renamed and added rules; tenants with zones; a ledger of two months.
 fn filled_database() -> Database {
     let database = Cluster::shared().fresh_database();
     let mut owner = database.connect();
@@ -31,12 +31,12 @@ fn filled_database() -> Database {
             (:t2, :u3, 'enterprise', NULL, 'member', true);
         UPDATE ai_limiter.ai_limits SET amount = 901.5, action = 'warn' WHERE id = -1;
         UPDATE ai_limiter.ai_limits SET enabled = false WHERE id = -2;
+        UPDATE ai_limiter.ai_limits SET name = 'few_requests', amount = 3 WHERE id = -4;
         UPDATE ai_limiter.ai_limits SET amount = 15, alert_at = '{0.25}' WHERE id = -5;
         INSERT INTO ai_limiter.ai_limits
             (name, tier, tenant_id, per, metric, period, rolling, amount, managed_by, attributes) VALUES
             ('user_daily_cost', NULL, :t1, '{user}', 'cost_usd', 'day', NULL, 11, 'platform', NULL),
-            ('user_daily_requests', 'free', NULL, '{user}', 'requests', 'day', NULL, 3, 'platform', NULL),
-            ('hourly', NULL, NULL, '{tenant,model}', 'total_tokens', NULL, '6 hours', 5000, 'platform', NULL),
+('hourly', NULL, NULL, '{tenant,model}', 'total_tokens', NULL, '6 hours', 5000, 'platform', NULL),
             ('of_team', NULL, NULL, '{attribute:team}', 'cost_usd', 'month', NULL, 40, 'platform', '{\"env\": \"live\"}'),
             ('own_cap', NULL, :t1, '{tenant}', 'cost_usd', 'week', NULL, 30, 'tenant', NULL),
             ('at_once', NULL, NULL, '{user}', 'concurrent', 'total', NULL, 5, 'platform', NULL);
@@ -130,7 +130,7 @@ fn picture(client: &mut Client) -> String {
              WHERE i.indrelid = c.oid),
             (SELECT string_agg(pg_get_constraintdef(k.oid), ' ' ORDER BY k.conname)
              FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype <> 'n'),
-            (SELECT string_agg(acl::text, ' ' ORDER BY acl::text) FROM unnest(c.relacl) acl)
+            (SELECT string_agg(acl::text, ' ' ORDER BY acl::text) FROM unnest(coalesce(c.relacl, acldefault('r', c.relowner))) acl)
          FROM pg_class c WHERE relnamespace = 'ai_limiter'::regnamespace AND relkind IN ('r', 'p', 'v')
          ORDER BY 1".to_owned(),
     ]);

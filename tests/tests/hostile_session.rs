@@ -225,17 +225,24 @@ fn nothing_in_the_search_path_runs_as_the_owner() {
     let mut owner = database.connect();
     assert_eq!(ask(&mut owner, caught), "");
     assert_eq!(drift(&mut owner), "");
-    // The trap works: it catches what mallory herself does.
-    run(&mut mallory, "SELECT 1::numeric = 2::numeric");
-    let mallory_ran = "SELECT count(*) > 0 FROM public.caught WHERE what = '= numeric'";
-    assert_eq!(ask(&mut owner, mallory_ran), "t");
+    // The trap works: it catches what mallory herself runs.
+    run(
+        &mut mallory,
+        "SELECT max(t), sum(n) FROM (VALUES (now(), 1::numeric)) v (t, n) WHERE n = 2 AND n >= 1;
+         SELECT lower('A'::text), date_bin('1 minute'::interval, t, t), attributes @> '{}',
+            attributes ->> 'a', to_jsonb(1) FROM (SELECT clock_timestamp() AS t, '{}'::jsonb AS attributes) v",
+    );
+    for what in ["= numeric", ">= numeric", "max", "sum", "lower(text)", "->>", "@>", "now()"] {
+        let caught = format!("SELECT count(*) > 0 FROM public.caught WHERE what = '{what}'");
+        assert_eq!(ask(&mut owner, &caught), "t", "{what}");
+    }
 }
 
 #[test]
 fn no_message_repeats_a_secret_or_a_claim() {
     let database = cluster().fresh_database();
     let mut client = database.connect();
-    run(&mut client, "SELECT ai_limiter.ensure_ai_partitions()");
+    run(&mut client, "SELECT ai_limiter.record_ai_usage(cost_usd => 1)");
     for key in [
         "sk-proj-Abc123Def456Ghi789Jkl012",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",

@@ -1,4 +1,4 @@
-//! The rules that ship give way to rows of one's own, and stay as one made them, through a dump too.
+//! The rules that ship stay as one made them, through a dump too.
 
 mod people;
 
@@ -6,6 +6,7 @@ use ai_limiter_tests::{Cluster, Database};
 use people::{ask, outcome, run};
 
 const RULES: &str = "SELECT to_jsonb(l) FROM ai_limiter.ai_limits l ORDER BY l.id";
+const TIERS: &str = "SELECT to_jsonb(t) FROM ai_limiter.ai_tiers t ORDER BY t.tier";
 
 /// The database as a dump of it makes it anew.
 fn dumped_and_restored(database: &Database) -> Database {
@@ -21,28 +22,38 @@ fn dumped_and_restored(database: &Database) -> Database {
 }
 
 #[test]
-fn a_shipped_rule_that_was_replaced_does_not_come_back() {
-    for after in [
-        "",
-        "UPDATE ai_limiter.ai_limits SET name = 'ours' WHERE amount = 77",
-        "UPDATE ai_limiter.ai_limits SET tier = NULL WHERE amount = 77",
-        "UPDATE ai_limiter.ai_limits SET enabled = false WHERE amount = 77",
-        "DELETE FROM ai_limiter.ai_limits WHERE amount = 77",
-    ] {
-        let database = Cluster::shared().fresh_database();
-        let mut owner = database.connect();
-        run(
-            &mut owner,
-            "INSERT INTO ai_limiter.ai_limits (name, tier, per, metric, period, amount)
-                VALUES ('user_daily_requests', 'free', '{user}', 'requests', 'day', 77)",
-        );
-        run(&mut owner, after);
-        let restored = dumped_and_restored(&database);
-        let (before, now) = (ask(&mut owner, RULES), ask(&mut restored.connect(), RULES));
-        let added: Vec<&str> = now.lines().filter(|rule| !before.contains(rule)).collect();
-        assert!(added.is_empty(), "{after}: {added:?}");
-        assert_eq!(now, before, "{after}");
+fn a_database_with_nothing_but_the_extension_restores() {
+    let database = Cluster::shared().fresh_database();
+    let restored = dumped_and_restored(&database);
+    let (mut owner, mut restored) = (database.connect(), restored.connect());
+    for sql in [RULES, TIERS] {
+        assert_eq!(ask(&mut restored, sql), ask(&mut owner, sql));
     }
+    // Still as shipped: a second dump and an update of the extension find them so.
+    let shipped = "SELECT count(*) FROM ai_limiter.ai_limits WHERE shipped";
+    assert_eq!(ask(&mut restored, shipped), "7");
+    run(&mut restored, "SELECT ai_limiter.reserve_ai_usage(cost_usd => 1)");
+}
+
+#[test]
+fn a_shipped_rule_is_edited_and_neither_replaced_nor_deleted() {
+    let database = Cluster::shared().fresh_database();
+    let mut owner = database.connect();
+    let same = "INSERT INTO ai_limiter.ai_limits (name, tier, per, metric, period, amount)
+        VALUES ('user_daily_requests', 'free', '{user}', 'requests', 'day', 77)";
+    assert_eq!(outcome(&mut owner, same), "23514");
+    for delete in ["WHERE id = -4", "WHERE id < 0", ""] {
+        let sql = format!("DELETE FROM ai_limiter.ai_limits {delete}");
+        assert_eq!(outcome(&mut owner, &sql), "55000");
+    }
+    // Disabled, it makes room for a row of one's own; and both stay so.
+    run(&mut owner, "UPDATE ai_limiter.ai_limits SET enabled = false WHERE id = -4");
+    run(&mut owner, same);
+    let restored = dumped_and_restored(&database);
+    assert_eq!(ask(&mut restored.connect(), RULES), ask(&mut owner, RULES));
+    run(&mut owner, "DELETE FROM ai_limiter.ai_limits WHERE amount = 77");
+    let again = "UPDATE ai_limiter.ai_limits SET enabled = true WHERE id = -4 RETURNING amount";
+    assert_eq!(ask(&mut owner, again), "50");
 }
 
 #[test]
@@ -57,14 +68,14 @@ fn shipped_rules_and_tiers_that_were_edited_stay_edited() {
          UPDATE ai_limiter.ai_limits SET rolling = '1 day', period = NULL WHERE id = -1;
          UPDATE ai_limiter.ai_tiers SET allowed_models = '{}' WHERE tier = 'free';
          INSERT INTO ai_limiter.ai_tiers VALUES ('team', NULL, NULL, 'ours');
+         INSERT INTO ai_limiter.ai_accounts (user_id, tier) VALUES (gen_random_uuid(), 'team');
          INSERT INTO ai_limiter.ai_limits (name, tier, per, metric, period, amount)
             SELECT name, 'team', per, metric, period, amount FROM ai_limiter.ai_limits WHERE id = -6",
     );
     let restored = dumped_and_restored(&database);
     let mut restored = restored.connect();
     assert_eq!(ask(&mut restored, RULES), ask(&mut owner, RULES));
-    let tiers = "SELECT * FROM ai_limiter.ai_tiers ORDER BY 1";
-    assert_eq!(ask(&mut restored, tiers), ask(&mut owner, tiers));
+    assert_eq!(ask(&mut restored, TIERS), ask(&mut owner, TIERS));
 }
 
 /// The shipped row speaks of every model, the new one of some: the others would lose their cap.
