@@ -20,7 +20,7 @@ help:
 	@echo 'Each installs what it needs and says so. Postgres itself goes to target/.'
 
 demo:
-	@scripts/server.sh $(PG) demo $(if $(TRACE),'$(abspath $(TRACE))')
+	@scripts/server.sh $(PG) demo $(if $(TRACE),'$(TRACE)')
 
 psql:
 	@scripts/server.sh $(PG) psql

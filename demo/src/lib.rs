@@ -64,8 +64,8 @@ pub fn tell(config: &Config, trace: &Trace, out: &mut dyn Write) -> Result<Facts
     let replay = replay::replay(&mut stage, trace)?;
     let drift = books::drift(&mut stage)?;
     stage.say(
-        "That was it. Look around with make psql, for instance: \
-         SELECT * FROM ai_limiter.ai_limit_status;",
+        "That was it. The server keeps running: make psql opens a shell on it (try SELECT * FROM \
+         ai_limiter.ai_limit_status;), and make clean-server removes it.",
     )?;
     Ok(Facts { user_stopped_by, run_spent, stream_held, race, around_rollback, replay, drift })
 }

@@ -84,8 +84,9 @@ impl<'a> Stage<'a> {
     /// Runs what needs no showing.
     pub fn run(&mut self, sql: &str) -> Result<Answer> {
         let bound = self.bind(sql)?;
-        let messages =
-            self.client.simple_query(&bound).with_context(|| format!("failed: {bound}"))?;
+        let messages = self.client.simple_query(&bound).with_context(|| {
+            format!("failed: {}", bound.split_whitespace().collect::<Vec<_>>().join(" "))
+        })?;
         Ok(Answer::of(&messages))
     }
 
