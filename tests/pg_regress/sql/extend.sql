@@ -58,6 +58,16 @@ SELECT release_ai_usage(:'other') AS released;
 SELECT allowed, limit_name, remaining FROM extend_ai_reservation(:'hold');
 SELECT state, expires_at > now() AS open_again FROM ai_reservations WHERE id = :'hold';
 
+-- Whatever it names, an extension is judged by what it will hold, never by less than it held before.
+SELECT reservation_id AS costly FROM reserve_ai_usage(:'alice', :'acme', model => 'gpt-4o', cost_usd => 0.80) \gset
+UPDATE ai_reservations SET expires_at = clock_timestamp() WHERE id = :'costly';
+SELECT reservation_id AS other FROM reserve_ai_usage(:'alice', :'acme', cost_usd => 0.70) \gset
+SELECT allowed, limit_name, remaining, estimated_cost_usd FROM extend_ai_reservation(:'costly', output_tokens => 1000);
+SELECT release_ai_usage(:'other') AS released;
+SELECT allowed, estimated_cost_usd FROM extend_ai_reservation(:'costly', output_tokens => 1000);
+SELECT held, remaining FROM get_ai_limits(:'alice', :'acme') WHERE limit_name = 'user_daily_cost';
+SELECT release_ai_usage(:'costly') AS released;
+
 -- Released or settled, there is nothing to extend.
 SELECT release_ai_usage(:'hold') AS released;
 SELECT regexp_replace(refused(format('SELECT ai_limiter.extend_ai_reservation(%L)', :'hold')), '[0-9a-f-]{36}', '(the id)') AS released;

@@ -59,7 +59,7 @@ SELECT refresh_ai_counters();
 SELECT count(*) AS rows, sum(denials) AS denials FROM ai_denials;
 
 -- ensure_ai_partitions() makes this month's part of the ledger and the next three; what is there stays.
-SELECT ensure_ai_partitions() AS made;
+SELECT ensure_ai_partitions() IS NOT NULL AS made, ensure_ai_partitions() AS once_more;
 SELECT count(*) >= 4 AS months, bool_and(relrowsecurity) AS row_security, bool_and(obj_description(oid, 'pg_class') IS NOT NULL) AS commented,
        bool_and(EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = 'e')) AS belong_to_the_extension
 FROM pg_class c WHERE relispartition AND relkind = 'r' AND relnamespace = 'ai_limiter'::regnamespace;
