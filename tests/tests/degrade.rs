@@ -179,54 +179,6 @@ fn a_cancelled_or_terminated_wait_admits_nothing() {
 }
 
 #[test]
-fn what_a_session_sets_for_itself_changes_no_verdict() {
-    let database = database();
-    let mut owner = database.connect();
-    run(
-        &mut owner,
-        "INSERT INTO ai_limiter.ai_prices (model, usd_per_request) VALUES ('gpt_4*', 0.1), ('a\\b', 1);
-         INSERT INTO ai_limiter.ai_limits (name, per, metric, rolling, amount)
-            VALUES ('rolling', '{user}', 'requests', '90 minutes', 2)",
-    );
-    let claims = people::claims(Some(1), Some(1), None);
-    let questions = [
-        "SELECT to_jsonb(v) - 'retry_after' - 'resets_at' FROM ai_limiter.check_ai_limit(model => 'gpt_4o') v",
-        "SELECT extract(epoch FROM resets_at), reason FROM ai_limiter.check_ai_limit(cost_usd => 5)",
-        "SELECT period, used::text, remaining::text FROM ai_limiter.get_ai_limits() WHERE amount = 2",
-    ];
-    // A session of its own for each, since plans are kept.
-    let answers = |settings: &str| {
-        let mut client = database.connect_as("authenticator");
-        run(&mut client, &format!("SET request.jwt.claims = '{claims}'; SET ROLE authenticated"));
-        run(&mut client, settings);
-        questions.map(|sql| ask(&mut client, sql)).join("\n")
-    };
-    run(
-        &mut owner,
-        &format!("ALTER DATABASE {} SET ai_limiter.on_error = 'allow'", database.name()),
-    );
-    let expected = answers("SELECT 1");
-    assert!(expected.contains("rolling 01:30:00"), "{expected}");
-    for settings in [
-        "SET standard_conforming_strings = off; SET escape_string_warning = off",
-        "SET backslash_quote = off; SET array_nulls = off",
-        "SET IntervalStyle = 'iso_8601'",
-        "SET IntervalStyle = 'sql_standard'",
-        "SET DateStyle = 'German, DMY'",
-        "SET TimeZone = 'Asia/Kathmandu'",
-        "SET timezone_abbreviations = 'India'",
-        "SET search_path = ''; SET row_security = off",
-        "SET bytea_output = 'escape'; SET extra_float_digits = -15",
-        "SET enable_partition_pruning = off; SET plan_cache_mode = 'force_custom_plan'",
-        "SET default_transaction_isolation = 'serializable'",
-        "SET client_encoding = 'LATIN1'",
-        "SET transform_null_equals = on; SET quote_all_identifiers = on",
-    ] {
-        assert_eq!(answers(settings), expected, "{settings}");
-    }
-}
-
-#[test]
 fn a_policy_judges_parallel_queries() {
     let database = database();
     let mut client = database.connect();
