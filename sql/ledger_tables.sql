@@ -14,10 +14,14 @@ CREATE TABLE ai_limiter.ai_reservations (
     api_key_id text,
     run_id text,
     attributes jsonb NOT NULL DEFAULT '{}',
-    requests bigint NOT NULL,
-    input_tokens bigint,
-    output_tokens bigint,
-    cost_usd numeric(20,12),
+    requests bigint NOT NULL CONSTRAINT ai_reservations_requests_in_range
+        CHECK (requests BETWEEN 1 AND 1000000000000),
+    input_tokens bigint CONSTRAINT ai_reservations_input_in_range
+        CHECK (input_tokens BETWEEN 0 AND 1000000000000),
+    output_tokens bigint CONSTRAINT ai_reservations_output_in_range
+        CHECK (output_tokens BETWEEN 0 AND 1000000000000),
+    cost_usd numeric(20,12) CONSTRAINT ai_reservations_cost_not_negative
+        CHECK (cost_usd >= 0 AND cost_usd <> 'NaN'),
     state text NOT NULL DEFAULT 'open' CONSTRAINT ai_reservations_state_exists
         CHECK (state IN ('open', 'expired', 'released')),
     created_at timestamptz NOT NULL,
@@ -68,7 +72,8 @@ CREATE TABLE ai_limiter.ai_usage (
     input_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_input_not_negative CHECK (input_tokens >= 0),
     output_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_output_not_negative CHECK (output_tokens >= 0),
     cost_usd numeric(20,12) NOT NULL CONSTRAINT ai_usage_cost_not_negative CHECK (cost_usd >= 0 AND cost_usd <> 'NaN'),
-    estimated_cost_usd numeric(20,12),
+    estimated_cost_usd numeric(20,12) CONSTRAINT ai_usage_estimate_not_negative
+        CHECK (estimated_cost_usd >= 0 AND estimated_cost_usd <> 'NaN'),
     price_source text NOT NULL DEFAULT 'caller',
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
@@ -139,4 +144,4 @@ COMMENT ON COLUMN ai_limiter.ai_denials.estimated_cost_usd IS 'What they would h
 
 CREATE TABLE ai_limiter.ai_barrier ();
 COMMENT ON TABLE ai_limiter.ai_barrier IS
-    'Always empty. Writers lock it in ROW SHARE mode, an edit that changes which calls a rule counts in EXCLUSIVE mode when it commits.';
+    'Always empty. Whoever admits a call locks it in ROW SHARE mode, an edit that changes which calls a rule counts in EXCLUSIVE mode when it commits.';

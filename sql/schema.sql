@@ -4,6 +4,16 @@
 -- For this script alone: every name and operator below that is not qualified is Postgres's own.
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
+DO $$
+BEGIN
+    IF pg_catalog.current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'ai_limiter needs a database with the encoding UTF8' USING
+            ERRCODE = 'feature_not_supported',
+            HINT = 'CREATE DATABASE ... ENCODING ''UTF8'' TEMPLATE template0;';
+    END IF;
+END
+$$;
+
 CREATE SCHEMA ai_limiter;
 COMMENT ON SCHEMA ai_limiter IS 'Stops AI spend before it happens: limits, holds, ledger and verdicts.';
 

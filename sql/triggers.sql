@@ -3,9 +3,9 @@
 
 -- Rules -------------------------------------------------------------------------------------------
 
-CREATE FUNCTION ai_limiter.checked_limit(limit_row ai_limiter.ai_limits) RETURNS jsonb
+CREATE FUNCTION ai_limiter.checked_limit(limit_row jsonb) RETURNS jsonb
 LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'checked_limit_wrapper';
-COMMENT ON FUNCTION ai_limiter.checked_limit(ai_limiter.ai_limits) IS
+COMMENT ON FUNCTION ai_limiter.checked_limit(jsonb) IS
     'Private: refuses a rule that makes no sense (22023, 22003, 22004); gives its canonical model and provider.';
 
 CREATE FUNCTION ai_limiter.begin_limit_change() RETURNS void
@@ -27,7 +27,7 @@ BEGIN
         -- Only the restore below keeps the mark.
         NEW.shipped := NEW.shipped AND pg_trigger_depth() > 1;
     END IF;
-    checked := ai_limiter.checked_limit(NEW);
+    checked := ai_limiter.checked_limit(to_jsonb(NEW));
     NEW.model := checked ->> 'model';
     NEW.provider := checked ->> 'provider';
     IF TG_OP = 'INSERT' THEN
@@ -128,15 +128,28 @@ AS $$
 BEGIN
     IF NEW.timezone IS NOT NULL THEN
         PERFORM timezone(NEW.timezone, now());
+        -- What an abbreviation means is the session's to set: whoever asks could move their day.
+        IF upper(NEW.timezone) NOT IN ('UTC', 'GMT') AND EXISTS
+            (SELECT FROM pg_timezone_abbrevs a WHERE upper(a.abbrev) = upper(NEW.timezone)) THEN
+            RAISE EXCEPTION 'time zone "%" is an abbreviation', NEW.timezone USING
+                ERRCODE = 'invalid_parameter_value',
+                HINT = 'Use a full name, such as Europe/Berlin: see pg_timezone_names.';
+        END IF;
     END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION ai_limiter.timezone_check() IS 'Private: refuses a zone that Postgres does not know (22023).';
+COMMENT ON FUNCTION ai_limiter.timezone_check() IS 'Private: refuses a zone that Postgres does not know, and abbreviations (22023).';
 CREATE TRIGGER ai_tenants_timezone_check BEFORE INSERT OR UPDATE OF timezone ON ai_limiter.ai_tenants
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.timezone_check();
 CREATE TRIGGER ai_accounts_timezone_check BEFORE INSERT OR UPDATE OF timezone ON ai_limiter.ai_accounts
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.timezone_check();
+
+CREATE FUNCTION ai_limiter.overlapping_price(id bigint, tenant_id uuid, provider text, model text,
+    valid_during text) RETURNS bigint
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'overlapping_price_wrapper';
+COMMENT ON FUNCTION ai_limiter.overlapping_price(bigint, uuid, text, text, text) IS
+    'Private: another price row for the same model that is valid in a part of the same time; null when there is none.';
 
 CREATE FUNCTION ai_limiter.ai_prices_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -147,15 +160,9 @@ BEGIN
     IF 'NaN'::numeric IN (NEW.input_usd_per_million_tokens, NEW.output_usd_per_million_tokens, NEW.usd_per_request) THEN
         RAISE EXCEPTION 'a price must be a finite number' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- Two sessions that write rival rows at once would each not see the other's.
-    LOCK TABLE ai_limiter.ai_prices IN SHARE ROW EXCLUSIVE MODE;
-    SELECT p.id INTO other FROM ai_limiter.ai_prices p
-    WHERE p.id <> NEW.id AND lower(p.model) = lower(NEW.model)
-      AND p.tenant_id IS NOT DISTINCT FROM NEW.tenant_id
-      AND lower(p.provider) IS NOT DISTINCT FROM lower(NEW.provider)
-      AND p.valid_during && NEW.valid_during
-    LIMIT 1;
-    IF FOUND THEN
+    other := ai_limiter.overlapping_price(NEW.id, NEW.tenant_id, NEW.provider, NEW.model,
+        NEW.valid_during::text);
+    IF other IS NOT NULL THEN
         RAISE EXCEPTION 'two prices of model "%" overlap in time', NEW.model USING
             ERRCODE = 'exclusion_violation',
             DETAIL = 'Row ' || other || ' is valid in a part of the same time.',
@@ -199,6 +206,30 @@ CREATE TRIGGER ai_prices_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai
 CREATE TRIGGER ai_suspensions_audit AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_suspensions
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.audit_config_change();
 
+CREATE FUNCTION ai_limiter.no_truncate() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'cannot truncate table "%"', TG_TABLE_NAME USING
+        ERRCODE = 'object_not_in_prerequisite_state',
+        DETAIL = 'Each of its rows is audited.',
+        HINT = 'Use DELETE.';
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.no_truncate() IS 'Private: TRUNCATE would pass the audit by (55000).';
+CREATE TRIGGER ai_tiers_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_tiers
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
+CREATE TRIGGER ai_tenants_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_tenants
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
+CREATE TRIGGER ai_accounts_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_accounts
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
+CREATE TRIGGER ai_limits_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_limits
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
+CREATE TRIGGER ai_prices_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_prices
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
+CREATE TRIGGER ai_suspensions_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_suspensions
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
+
 -- Ledger ------------------------------------------------------------------------------------------
 
 CREATE FUNCTION ai_limiter.ai_usage_insert() RETURNS trigger
@@ -212,9 +243,8 @@ CREATE FUNCTION ai_limiter.append_only() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RAISE EXCEPTION 'cannot % table "%"', lower(TG_OP), TG_TABLE_NAME USING
-        ERRCODE = 'object_not_in_prerequisite_state',
-        DETAIL = 'It is append-only.';
+    RAISE EXCEPTION 'cannot % table "%"', CASE TG_OP WHEN 'DELETE' THEN 'delete from' ELSE lower(TG_OP) END,
+        TG_TABLE_NAME USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'It is append-only.';
 END
 $$;
 COMMENT ON FUNCTION ai_limiter.append_only() IS 'Private: refuses to change what was recorded (55000).';
@@ -224,6 +254,4 @@ CREATE TRIGGER ai_usage_append_only BEFORE UPDATE OR DELETE ON ai_limiter.ai_usa
 CREATE TRIGGER ai_usage_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_usage
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();
 CREATE TRIGGER ai_config_changes_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ai_limiter.ai_config_changes
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();
-CREATE TRIGGER ai_limits_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_limits
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();

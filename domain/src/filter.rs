@@ -158,6 +158,11 @@ impl fmt::Display for Condition {
     }
 }
 
+/// What a pattern begins with, up to its first `*`.
+fn literal_prefix(pattern: &str) -> &str {
+    pattern.split('*').next().unwrap_or("")
+}
+
 impl Filter {
     pub fn conditions(&self) -> Vec<Condition> {
         let mut all = Vec::new();
@@ -189,8 +194,8 @@ impl Filter {
         (self.user_id.is_some(), self.tenant_id.is_some(), self.tier.is_some())
     }
 
-    /// Whether no call can match both: some dimension is fixed to two values. Two patterns are
-    /// taken to overlap.
+    /// Whether no call can match both: some dimension is fixed to two values. Two patterns are taken
+    /// to overlap unless they begin differently.
     pub fn disjoint(&self, other: &Filter) -> bool {
         fn differ<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
             matches!((a, b), (Some(a), Some(b)) if a != b)
@@ -200,7 +205,10 @@ impl Filter {
                 (false, false) => a != b,
                 (true, false) => !model_name::matches(a, b),
                 (false, true) => !model_name::matches(b, a),
-                (true, true) => false,
+                (true, true) => {
+                    let (a, b) = (literal_prefix(a), literal_prefix(b));
+                    !a.starts_with(b) && !b.starts_with(a)
+                }
             },
             _ => false,
         };

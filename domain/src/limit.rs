@@ -420,7 +420,9 @@ impl Limit {
             Metric::OutputTokens => units(size.output_tokens),
             Metric::TotalTokens => match (size.input_tokens, size.output_tokens) {
                 (None, None) => None,
-                (input, output) => units(Some(input.unwrap_or(0) + output.unwrap_or(0))),
+                (input, output) => {
+                    units(Some(input.unwrap_or(0).saturating_add(output.unwrap_or(0))))
+                }
             },
         }
     }

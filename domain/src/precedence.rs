@@ -4,6 +4,7 @@
 use crate::call::Dimensions;
 use crate::error::Result;
 use crate::limit::{Limit, ManagedBy, tie_error};
+use std::collections::HashMap;
 
 /// The enabled platform rows of the same name that take precedence over `limit` where they match.
 pub fn overriding<'a>(limit: &'a Limit, all: &'a [Limit]) -> impl Iterator<Item = &'a Limit> {
@@ -28,18 +29,13 @@ pub fn governing<'a>(all: &'a [Limit], call: &'a Dimensions) -> impl Iterator<It
 
 /// Refuses two rows that could both be the most specific for one call.
 pub fn refuse_ties(all: &[Limit]) -> Result<()> {
-    for (i, a) in all.iter().enumerate() {
-        for b in &all[i + 1..] {
-            let rivals = a.name == b.name
-                && a.enabled
-                && b.enabled
-                && a.managed_by == ManagedBy::Platform
-                && b.managed_by == ManagedBy::Platform
-                && a.filter.specificity() == b.filter.specificity();
-            if rivals && !a.filter.disjoint(&b.filter) {
-                return Err(tie_error(a, b));
-            }
+    let mut rules: HashMap<(&str, (bool, bool, bool)), Vec<&Limit>> = HashMap::new();
+    for limit in all.iter().filter(|l| l.enabled && l.managed_by == ManagedBy::Platform) {
+        let rivals = rules.entry((&limit.name, limit.filter.specificity())).or_default();
+        if let Some(rival) = rivals.iter().find(|rival| !rival.filter.disjoint(&limit.filter)) {
+            return Err(tie_error(rival, limit));
         }
+        rivals.push(limit);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::settings;
 use ai_limiter_domain::limit::Action;
 use ai_limiter_domain::verdict::{Assessment, Mode, Reason, Verdict, judge};
 use ai_limiter_domain::{
-    Amount, Call, Filter, Limit, ManagedBy, Metric, Per, Period, Timestamp, error::Result,
+    Amount, Call, Error, Filter, Limit, ManagedBy, Metric, Per, Period, Timestamp, error::Result,
     model_name, precedence,
 };
 use serde_json::json;
@@ -86,6 +86,11 @@ fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assesse
     let snapshot = Snapshot::latest();
     let now = clock::now();
     let account = account(spi, &snapshot, call)?;
+    if !account.tier_exists {
+        return Err(Error::invalid("ai_limiter.default_tier names no tier")
+            .detail("Without a tier no limit of a tier would apply.")
+            .hint("Set it to a row of ai_limiter.ai_tiers."));
+    }
     call.dimensions.tier = tier.unwrap_or_else(|| account.tier.clone());
     let at = question.created_at.unwrap_or(now);
     let mut estimate = estimate(spi, &snapshot, call, at)?;

@@ -107,6 +107,11 @@ pub struct View {
 }
 
 impl View {
+    /// The rows that a counter which the caller may see can be made of; `None` for all.
+    pub fn rows(&self) -> Option<(Uuid, Option<Uuid>)> {
+        (!self.role.sees_platform()).then_some((self.tenant_id, self.user_id))
+    }
+
     /// Whether the counter of `limit` that `call` falls into is the caller's own, or, with the role,
     /// their tenant's. Anything else would tell what the platform spends.
     pub fn sees(&self, limit: &Limit, call: &Dimensions) -> bool {

@@ -1,6 +1,6 @@
 //! Settling, releasing and recording: what really happened is booked, whatever the limits say.
 //!
-//! None of these takes a counter's lock. A settle replaces its hold in one transaction, so that
+//! None of these takes a counter's lock or joins the barrier: they admit nothing. A settle replaces its hold in one transaction, so that
 //! every snapshot sees one of the two; what it costs beyond the hold counts from its commit on, and
 //! does not admit anything.
 
@@ -10,7 +10,6 @@ use crate::ledger::holds::{self, Hold};
 use crate::ledger::usage::{self, Charge, PriceSource};
 use crate::ledger::{config, id, idempotency, partitions};
 use crate::pg::clock;
-use crate::pg::lock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
 use ai_limiter_domain::usage::TokenUsage;
@@ -34,7 +33,6 @@ pub struct Settlement {
 }
 
 pub fn settle(caller: &Caller, id: Uuid, actual: Actual) -> Result<Settlement> {
-    lock::join_writers()?;
     holds::lock(id);
     let hold = as_owner(|spi| holds::find(spi, id))?;
     let Some(hold) = hold else { return settled_before(caller, id) };
@@ -111,7 +109,6 @@ fn charge_of(spi: &Spi, hold: &Hold, actual: Actual) -> Result<Charge> {
 
 /// Gives a hold back; false when it no longer counted.
 pub fn release(caller: &Caller, id: Uuid) -> Result<bool> {
-    lock::join_writers()?;
     holds::lock(id);
     let now = clock::now();
     let Some(hold) = as_owner(|spi| holds::find(spi, id))? else {
@@ -151,7 +148,6 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
             return Ok(id);
         }
     }
-    lock::join_writers()?;
     let created_at = created_at.unwrap_or_else(clock::now);
     partitions::ensure(created_at)?;
     partitions::prepare(now)?;

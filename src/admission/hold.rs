@@ -141,10 +141,17 @@ pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
     if !verdict.allowed {
         return Ok(verdict.answer(now, None));
     }
-    // Without an estimate (degraded, and allowed) the hold only lives longer.
-    let size = estimate.map_or(hold.size, |e| e.size);
+    let given = Size {
+        output_tokens: call.output_tokens,
+        cost_usd: request.cost_usd.max(hold.size.cost_usd),
+        ..hold.size
+    };
+    let size = estimate.map_or(given, |e| e.size); // without one: degraded, and allowed
     let expires_at = Timestamp(now.0 + ttl).max(hold.expires_at);
-    as_owner(|spi| holds::extend(spi, id, &size, expires_at))?;
+    // refresh_ai_counters() may have forgotten an old hold meanwhile.
+    if !as_owner(|spi| holds::extend(spi, id, &size, expires_at))? {
+        return Err(holds::no_such_reservation(id));
+    }
     if settings::HOLD_DURABILITY.get() {
         // SAFETY: as in `reserve`.
         unsafe { pg_sys::ForceSyncCommit() };

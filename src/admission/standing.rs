@@ -3,13 +3,15 @@
 
 use super::caller::{Caller, View, not_permitted};
 use super::estimate::estimate;
-use crate::counters::tally::{Tallied, tally};
+use crate::counters::tally::tally;
 use crate::counters::{self, Counter, Reading};
 use crate::ledger::config;
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
-use ai_limiter_domain::{Amount, Call, Dimensions, Limit, Per, Window, error::Result, precedence};
+use ai_limiter_domain::{
+    Amount, Call, Dimensions, Limit, Per, Timestamp, Window, error::Result, precedence,
+};
 
 /// A rule that applies to an account, and what its counter says.
 pub struct Standing {
@@ -120,16 +122,36 @@ fn explain_one(limit: &Limit, all: &[Limit], call: &Dimensions) -> Explanation {
     row
 }
 
+/// A counter that is not empty, apart from the rules that it came from.
+pub struct Status {
+    pub limit: Limit,
+    pub call: Dimensions,
+    pub subject: String,
+    pub window: Window,
+    pub used: Amount,
+    pub held: Amount,
+    pub resets_at: Option<Timestamp>,
+}
+
 /// Every counter that is not empty and that the caller may see.
-pub fn counters<T>(view: &View, each: impl Fn(&Tallied) -> Result<T>) -> Result<Vec<T>> {
+pub fn counters(view: &View) -> Result<Vec<Status>> {
     as_owner(|spi| {
         let snapshot = Snapshot::latest();
         let limits = config::limits(spi, &snapshot)?;
-        tally(spi, &snapshot, &limits, clock::now())?
-            .iter()
+        let tallied = tally(spi, &snapshot, &limits, clock::now(), view.rows())?;
+        Ok(tallied
+            .into_iter()
             .filter(|tallied| view.sees(tallied.limit, &tallied.call))
-            .map(each)
-            .collect()
+            .map(|t| Status {
+                limit: t.limit.clone(),
+                call: t.call,
+                subject: t.subject,
+                window: t.window,
+                used: t.used,
+                held: t.held,
+                resets_at: t.resets_at,
+            })
+            .collect())
     })
 }
 
@@ -152,7 +174,7 @@ pub fn verify() -> Result<Vec<Verified>> {
         let now = clock::now();
         let limits = config::limits(spi, &snapshot)?;
         let mut verified = Vec::new();
-        for tallied in tally(spi, &snapshot, &limits, now)? {
+        for tallied in tally(spi, &snapshot, &limits, now, None)? {
             let d = &tallied.call;
             let account = config::account(spi, &snapshot, d.tenant_id, d.user_id)?;
             let counter = [Counter::of(tallied.limit, &limits, d, &account, now)];
@@ -182,40 +204,40 @@ pub struct Alert {
     pub limit: Limit,
     pub used: Amount,
     pub ratio: f64,
-    pub resets_at: Option<ai_limiter_domain::Timestamp>,
+    pub resets_at: Option<Timestamp>,
 }
 
 /// The counters whose settled use has crossed a threshold now, worst first; one entry each.
 pub fn alerts(view: &View) -> Result<Vec<Alert>> {
-    let mut all: Vec<Alert> = counters(view, alert)?.into_iter().flatten().collect();
+    let mut all: Vec<Alert> = counters(view)?.into_iter().filter_map(alert).collect();
     all.sort_by(|a, b| b.ratio.total_cmp(&a.ratio).then_with(|| a.limit.name.cmp(&b.limit.name)));
     Ok(all)
 }
 
-fn alert(tallied: &Tallied) -> Result<Option<Alert>> {
-    let limit = tallied.limit;
+fn alert(status: Status) -> Option<Alert> {
+    let limit = status.limit;
     // A cap of nothing is crossed by the first thing that counts.
-    let ratio = tallied.used.ratio(limit.amount).unwrap_or(match tallied.used > Amount::ZERO {
+    let ratio = status.used.ratio(limit.amount).unwrap_or(match status.used > Amount::ZERO {
         true => f64::INFINITY,
         false => 0.0,
     });
     let crossed =
         |threshold: &&Amount| threshold.ratio(Amount::from_units(1)).is_some_and(|t| ratio >= t);
-    let Some(threshold) = limit.alert_at.iter().rev().find(crossed) else { return Ok(None) };
+    let threshold = limit.alert_at.iter().rev().find(crossed)?;
     let severity = match threshold.ratio(Amount::from_units(1)) {
         Some(t) if t >= 1.0 => "critical",
         Some(t) if t >= 0.8 => "warning",
         _ => "info",
     };
-    Ok(Some(Alert {
+    Some(Alert {
         severity,
-        scope: scope(limit),
-        subject: tallied.subject.clone(),
-        limit: limit.clone(),
-        used: tallied.used,
+        scope: scope(&limit),
+        subject: status.subject,
+        limit,
+        used: status.used,
         ratio,
-        resets_at: tallied.resets_at,
-    }))
+        resets_at: status.resets_at,
+    })
 }
 
 /// What a counter is of, in one word.

@@ -1,11 +1,12 @@
 //! Suspending, verifying, keeping house.
 
+use super::arguments::Arguments;
 use super::reporting::timestamptz;
 use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
 use crate::admission::standing;
 use crate::columns;
-use crate::ledger::{denials, holds, idempotency, partitions};
+use crate::ledger::{config, denials, holds, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
@@ -39,6 +40,27 @@ fn suspension_subject(scope: Option<&str>, subject: Option<&str>) -> Answered<St
             _ => Err(Error::invalid(format!("scope \"{scope}\" does not exist"))
                 .hint("Use one of all, tenant, user, model, feature, api_key_id, run.")),
         }
+    })
+}
+
+/// Another price row for the same model that is valid in a part of the same time, if there is one;
+/// writers of prices wait for each other, so that two of them cannot miss each other's.
+#[pg_extern(sql = false)]
+fn overlapping_price(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Option<i64>> {
+    answered(|| {
+        // SAFETY: declared as (bigint, uuid, text, text, text).
+        let args = unsafe { Arguments::new(fcinfo) };
+        let (model, valid_during): (Option<String>, Option<String>) = (args.get(3), args.get(4));
+        as_owner(|spi| {
+            config::overlapping_price(
+                spi,
+                required(args.get(0), "id")?,
+                args.uuid(1),
+                args.get::<String>(2).as_deref(),
+                &required(model, "model")?,
+                &required(valid_during, "valid_during")?,
+            )
+        })
     })
 }
 
@@ -95,27 +117,30 @@ fn servers_only(what: &str) -> Result<()> {
 #[pg_extern(sql = false)]
 fn ai_counters() -> Answered<Rows> {
     answered(|| {
-        let rows = standing::counters(&Caller::current()?.view()?, |t| {
-            let limit = t.limit;
-            let id = |id: uuid::Uuid| pgrx::Uuid::from_bytes(*id.as_bytes());
-            let (tenant, user) = limit.account_of(&t.call);
-            Ok(columns![
-                limit.name.clone(),
-                limit.id,
-                t.subject.clone(),
-                tenant.map(id),
-                user.map(id),
-                limit.metric.name(),
-                limit.period_name.clone(),
-                limit.action.name(),
-                from_amount(t.used),
-                from_amount(t.held),
-                from_amount(limit.amount),
-                from_amount(limit.amount.checked_sub(t.used)?.checked_sub(t.held)?),
-                timestamptz(t.window.start),
-                timestamptz(t.resets_at),
-            ])
-        })?;
+        let id = |id: uuid::Uuid| pgrx::Uuid::from_bytes(*id.as_bytes());
+        let rows = standing::counters(&Caller::current()?.view()?)?
+            .into_iter()
+            .map(|s| {
+                let (tenant, user) = s.limit.account_of(&s.call);
+                let headroom = s.limit.amount.checked_sub(s.used)?.checked_sub(s.held)?;
+                Ok(columns![
+                    s.limit.name,
+                    s.limit.id,
+                    s.subject,
+                    tenant.map(id),
+                    user.map(id),
+                    s.limit.metric.name(),
+                    s.limit.period_name,
+                    s.limit.action.name(),
+                    from_amount(s.used),
+                    from_amount(s.held),
+                    from_amount(s.limit.amount),
+                    from_amount(headroom),
+                    timestamptz(s.window.start),
+                    timestamptz(s.resets_at),
+                ])
+            })
+            .collect::<Result<Vec<_>>>()?;
         Ok(Rows(rows))
     })
 }

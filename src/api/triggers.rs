@@ -4,10 +4,8 @@ use super::{Answered, answered};
 use crate::error::raise;
 use crate::ledger::{config, rule_change};
 use crate::pg::clock;
-use crate::pg::lock;
 use crate::pg::owner::as_owner;
-use crate::pg::relation;
-use crate::pg::spi::{Arg, Snapshot};
+use crate::pg::spi::Snapshot;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result as Checked;
 use ai_limiter_domain::{Error, model_name};
@@ -16,13 +14,9 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 #[pg_extern(sql = false)]
-fn checked_limit(fcinfo: pg_sys::FunctionCallInfo) -> Answered<JsonB> {
+fn checked_limit(row: JsonB) -> Answered<JsonB> {
     answered(|| {
-        // SAFETY: declared as (ai_limits), strict: the datum is a row of that relation's type.
-        let row = unsafe { pgrx::fcinfo::pg_getarg_datum(fcinfo, 0) };
-        let row_type = relation::row_type(relation::oid(c"ai_limits")?);
-        let row = Arg::Row(row_type, required(row, "limit")?);
-        let limit = as_owner(|spi| config::proposed_limit(spi, row))?;
+        let limit = as_owner(|spi| config::proposed_limit(spi, &row.0))?;
         Ok(JsonB(json!({ "model": limit.filter.model, "provider": limit.filter.provider })))
     })
 }
@@ -45,7 +39,6 @@ fn ai_usage_insert<'a>(
 }
 
 fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
-    lock::join_writers()?;
     let created_at: Option<TimestampWithTimeZone> = column(&row, "created_at")?;
     if required(created_at.map(i64::from), "created_at")? > clock::now().0 {
         return Err(Error::invalid("created_at must not be in the future"));
@@ -64,6 +57,9 @@ fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
     }
     call::attributes(column::<JsonB>(&row, "attributes")?.map(|a| a.0).as_ref())?;
     call::api_key_id(column(&row, "api_key_id")?)?;
+    for name in ["requests", "input_tokens", "output_tokens"] {
+        call::count(column(&row, name)?, name)?;
+    }
     if column::<String>(&row, "tier")?.is_none() {
         let tenant: Option<pgrx::Uuid> = column(&row, "tenant_id")?;
         let tenant = required(tenant.map(id), "tenant_id")?;

@@ -36,23 +36,33 @@ struct Cell {
     buckets: BTreeMap<Timestamp, Bucket>,
 }
 
+/// All counters, or those that the rows of one tenant and user add to.
 pub fn tally<'a>(
     spi: &Spi,
     snapshot: &Snapshot,
     limits: &'a [Limit],
     now: Timestamp,
+    rows_of: Option<(Uuid, Option<Uuid>)>,
 ) -> Result<Vec<Tallied<'a>>> {
     const SQL: &str = "SELECT tenant_id, user_id, tier, provider, model, feature, api_key_id, run_id, \
             attributes, requests, input_tokens, output_tokens, cost_usd, created_at, false \
         FROM ai_limiter.ai_usage WHERE created_at >= $1 \
+            AND ($3 IS NULL OR tenant_id = $3 OR user_id = $4) \
         UNION ALL \
         SELECT tenant_id, user_id, tier, provider, model, feature, api_key_id, run_id, \
             attributes, requests, input_tokens, output_tokens, cost_usd, created_at, true \
-        FROM ai_limiter.ai_reservations WHERE state = 'open' AND expires_at > $2";
+        FROM ai_limiter.ai_reservations WHERE state = 'open' AND expires_at > $2 \
+            AND ($3 IS NULL OR tenant_id = $3 OR user_id = $4)";
     let mut zones = Zones::read(spi, snapshot)?;
     let mut cells: HashMap<(usize, String), Cell> = HashMap::new();
     let earliest = limits.iter().map(|l| earliest(l.period, now)).min().unwrap_or(now);
-    spi.stream(snapshot, SQL, &[Arg::from(earliest), Arg::from(now)], |row| {
+    let args = [
+        earliest.into(),
+        now.into(),
+        Arg::Uuid(rows_of.map(|r| r.0)),
+        Arg::Uuid(rows_of.and_then(|r| r.1)),
+    ];
+    spi.stream(snapshot, SQL, &args, |row| {
         let (call, size) = (dimensions(row)?, size(row)?);
         let at = required(row.timestamp(14), "created_at")?;
         let is_hold = row.boolean(15).unwrap_or(false);

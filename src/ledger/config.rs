@@ -1,6 +1,7 @@
 //! Configuration, read afresh at each call under the latest snapshot: nothing is cached, so that no
 //! call can meet a rule, a tier or a zone that is no longer committed.
 
+use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use crate::settings;
 use ai_limiter_domain::call::required;
@@ -18,6 +19,8 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Deserialize)]
 pub struct Account {
     pub tier: String,
+    /// False when `ai_limiter.default_tier` names none.
+    pub tier_exists: bool,
     pub role: Option<String>,
     pub suspended: bool,
     pub account_timezone: String,
@@ -57,7 +60,7 @@ pub fn account(
             'account_timezone', coalesce(a.timezone, t.timezone, z.timezone, 'UTC'), \
             'tenant_timezone', coalesce(t.timezone, z.timezone, 'UTC'), \
             'default_timezone', coalesce(z.timezone, 'UTC'), \
-            'allowed_models', d.allowed_models, 'allowed_features', d.allowed_features) \
+            'tier_exists', d.tier IS NOT NULL, 'allowed_models', d.allowed_models, 'allowed_features', d.allowed_features) \
         FROM (VALUES (1)) one \
         LEFT JOIN ai_limiter.ai_accounts a ON a.tenant_id = $1 AND a.user_id = $2 \
         LEFT JOIN ai_limiter.ai_tenants t ON t.tenant_id = $1 \
@@ -93,10 +96,14 @@ pub fn limits(spi: &Spi, snapshot: &Snapshot) -> Result<Vec<Limit>> {
     spi.read_at(snapshot, SQL, &[], |row| limit(row.json(1)))
 }
 
-/// The rule that a row of the type `ai_limits` is about to be.
-pub fn proposed_limit(spi: &Spi, row: Arg) -> Result<Limit> {
-    const SQL: &str = concat!("SELECT ", limit_document!(), " FROM (SELECT ($1).*) l");
-    let rows = spi.read(SQL, &[row], |row| Ok(row.json(1)))?;
+/// The rule that a row of `ai_limits`, as JSON, is about to be.
+pub fn proposed_limit(spi: &Spi, row: &Value) -> Result<Limit> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        limit_document!(),
+        " FROM jsonb_populate_record(NULL::ai_limiter.ai_limits, $1) l"
+    );
+    let rows = spi.read(SQL, &[Arg::Jsonb(row.to_string())], |row| Ok(row.json(1)))?;
     let document = required(rows.into_iter().next().flatten(), "limit")?;
     // The columns have their types; only arrays can still have another shape.
     let document = serde_json::from_value::<LimitDocument>(document)
@@ -189,4 +196,23 @@ pub fn home_tenant(spi: &Spi, snapshot: &Snapshot, user: Uuid) -> Result<Option<
     const SQL: &str = "SELECT tenant_id FROM ai_limiter.ai_accounts WHERE user_id = $1 LIMIT 2";
     let tenants = spi.read_at(snapshot, SQL, &[user.into()], |row| Ok(row.uuid(1)))?;
     Ok(if let [tenant] = tenants[..] { tenant } else { None })
+}
+
+/// Another price row for the same model that is valid in a part of the same time.
+pub fn overlapping_price(
+    spi: &Spi,
+    id: i64,
+    tenant: Option<Uuid>,
+    provider: Option<&str>,
+    model: &str,
+    valid_during: &str,
+) -> Result<Option<i64>> {
+    const SQL: &str = "SELECT p.id FROM ai_limiter.ai_prices p \
+        WHERE p.id <> $1 AND p.tenant_id IS NOT DISTINCT FROM $2 \
+          AND lower(p.provider) IS NOT DISTINCT FROM lower($3) AND lower(p.model) = lower($4) \
+          AND p.valid_during && $5::tstzrange LIMIT 1";
+    lock::acquire(&Key::new(Class::Prices, &model.to_lowercase()));
+    let args =
+        [Arg::Int(Some(id)), Arg::Uuid(tenant), provider.into(), model.into(), valid_during.into()];
+    Ok(spi.read(SQL, &args, |row| Ok(row.int(1)))?.into_iter().next().flatten())
 }

@@ -15,7 +15,7 @@ use crate::pg::lock;
 use crate::pg::owner::as_owner;
 use crate::pg::relation;
 use crate::pg::spi::{Arg, Snapshot};
-use crate::pg::subtransaction;
+use crate::pg::{subtransaction, transaction};
 use ai_limiter_domain::{error::Result, precedence};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -38,12 +38,18 @@ const TRIES: [(u32, u32); 10] = [
     (100, 0),
 ];
 
-/// Waits for the writers that are open, then refuses two rows that could govern one call.
+/// Waits for the writers that are open, then refuses two rows that could govern one call. Called for
+/// each row that was edited, and does its work once.
 pub fn begin() -> Result<()> {
+    if lock::excludes_writers()? && transaction::rules_are_unchanged() {
+        return Ok(());
+    }
     if !excluded_writers()? {
         report_blockers()?;
     }
-    as_owner(|spi| precedence::refuse_ties(&config::limits(spi, &Snapshot::latest())?))
+    as_owner(|spi| precedence::refuse_ties(&config::limits(spi, &Snapshot::latest())?))?;
+    transaction::rules_are_checked();
+    Ok(())
 }
 
 fn excluded_writers() -> Result<bool> {
@@ -79,25 +85,30 @@ fn sleep(milliseconds: u32) {
 }
 
 fn report_blockers() -> Result<()> {
-    const SQL: &str = "SELECT string_agg(DISTINCT pid::text, ', ') FROM pg_locks \
-        WHERE locktype = 'relation' AND relation = $1::oid AND granted AND pid <> pg_backend_pid() \
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    // A prepared transaction has no process; its lock names it by its number.
+    const SQL: &str = "SELECT string_agg(DISTINCT coalesce('process ' || l.pid, \
+            'prepared transaction \"' || p.gid || '\"'), ', ') \
+        FROM pg_locks l \
+        LEFT JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction \
+        WHERE l.locktype = 'relation' AND l.relation = $1::oid AND l.granted \
+          AND l.pid IS DISTINCT FROM pg_backend_pid() \
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     let barrier = relation::oid(c"ai_barrier")?;
     let args = [Arg::Int(Some(i64::from(barrier.to_u32())))];
-    let pids = as_owner(|spi| spi.read(SQL, &args, |row| Ok(row.text(1))))?;
-    let pids = pids.into_iter().next().flatten();
+    let blockers = as_owner(|spi| spi.read(SQL, &args, |row| Ok(row.text(1))))?;
+    let blockers = blockers.into_iter().next().flatten();
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         "could not change limits while calls are being admitted",
         function_name!(),
     )
-    .set_detail(match pids {
-        Some(pids) => format!(
-            "Open transactions of these processes were admitted under the present limits: {pids}."
-        ),
+    .set_detail(match blockers {
+        Some(blockers) => {
+            format!("Calls admitted under the present limits are still open in: {blockers}.")
+        }
         None => "The transactions that blocked it have just ended.".to_owned(),
     })
-    .set_hint("Try again, or end them: SELECT pg_terminate_backend(pid).")
+    .set_hint("Try again, or end them: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED.")
     .report(PgLogLevel::ERROR);
     Ok(())
 }

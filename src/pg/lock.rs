@@ -19,6 +19,8 @@ pub enum Class {
     IdempotencyKey = 0xA103,
     /// Making partitions.
     Partitions = 0xA104,
+    /// Writing prices of one model.
+    Prices = 0xA105,
 }
 
 pub struct Key {
@@ -86,4 +88,25 @@ pub fn exclude_writers() -> Result<()> {
     // SAFETY: as above.
     unsafe { pg_sys::LockRelationOid(barrier, pg_sys::ExclusiveLock as i32) };
     Ok(())
+}
+
+/// Whether this transaction keeps writers out; a rollback to a savepoint may have ended that.
+pub fn excludes_writers() -> Result<bool> {
+    let barrier = relation::oid(c"ai_barrier")?;
+    let mode = pg_sys::ExclusiveLock as i32;
+    // SAFETY: a complete tag of a relation of this database; reads this backend's own locks.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.into(),
+            locktag_field2: barrier.into(),
+            locktag_field3: 0,
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return Ok(pg_sys::LockHeldByMe(&raw const tag, mode));
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return Ok(pg_sys::LockHeldByMe(&raw const tag, mode, false));
+    }
 }

@@ -9,3 +9,4 @@ pub mod relation;
 pub mod row;
 pub mod spi;
 pub mod subtransaction;
+pub mod transaction;

@@ -37,7 +37,8 @@ impl Drop for Elevation {
     }
 }
 
-/// Runs `work` with an SPI connection as the tables' owner.
+/// Runs `work` with an SPI connection as the tables' owner. What Postgres allocates meanwhile goes
+/// with the connection: give back Rust values, and make datums of them afterwards.
 pub fn as_owner<R>(work: impl FnOnce(&Spi) -> Result<R>) -> Result<R> {
     let _elevation = Elevation::new()?;
     let settings = guc::Scope::new();

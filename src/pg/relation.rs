@@ -49,12 +49,6 @@ pub fn may_insert(relation: pg_sys::Oid) -> bool {
     }
 }
 
-/// The type of the relation's rows.
-pub fn row_type(relation: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: reads the caches.
-    unsafe { pg_sys::get_rel_type_id(relation) }
-}
-
 /// Whether the current user may see what `pg_monitor` may.
 pub fn is_monitor() -> bool {
     // SAFETY: reads the caches.

@@ -27,8 +27,6 @@ pub enum Arg {
     Int(Option<i64>),
     Numeric(Option<Amount>),
     Timestamp(Option<Timestamp>),
-    /// A value of a relation's row type.
-    Row(pg_sys::Oid, pg_sys::Datum),
 }
 
 impl From<Uuid> for Arg {
@@ -64,7 +62,6 @@ impl Arg {
             Arg::Int(_) => pg_sys::INT8OID,
             Arg::Numeric(_) => pg_sys::NUMERICOID,
             Arg::Timestamp(_) => pg_sys::TIMESTAMPTZOID,
-            Arg::Row(type_oid, _) => *type_oid,
         }
     }
 
@@ -76,7 +73,6 @@ impl Arg {
             Arg::Int(v) => v.and_then(IntoDatum::into_datum),
             Arg::Numeric(v) => v.and_then(|v| super::numeric::from_amount(v).into_datum()),
             Arg::Timestamp(v) => v.map(|v| pg_sys::Datum::from(v.0)),
-            Arg::Row(_, datum) => Some(*datum),
         }
     }
 }
@@ -177,15 +173,9 @@ thread_local! {
 pub struct Spi(());
 
 impl Spi {
-    /// Stays in the caller's memory context: what is made meanwhile outlives the connection.
     pub fn connect() -> Self {
-        // SAFETY: balanced by Drop, or by the abort when an error passes. SPI needs no particular
-        // context between its calls.
-        unsafe {
-            let context = pg_sys::CurrentMemoryContext;
-            pg_sys::SPI_connect();
-            pg_sys::MemoryContextSwitchTo(context);
-        }
+        // SAFETY: balanced by Drop, or by the abort when an error passes.
+        unsafe { pg_sys::SPI_connect() };
         Self(())
     }
 
