@@ -58,3 +58,37 @@ pub fn pages() -> Vec<PathBuf> {
 pub fn page_name(page: &Path) -> String {
     page.strip_prefix(project_root()).unwrap().display().to_string()
 }
+
+/// A heading's anchor, as the host of a repository makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for event in Parser::new(&text) {
+            let Event::Start(Tag::Link { dest_url, .. }) = event else { continue };
+            if dest_url.contains("://") {
+                continue;
+            }
+            let (file, heading) = dest_url.split_once('#').unwrap_or((&dest_url, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            let leads = fs::read_to_string(&target).is_ok_and(|text| {
+                let titles = text.lines().filter(|line| line.starts_with('#'));
+                let mut titles = titles.map(|line| anchor(line.trim_start_matches('#').trim()));
+                heading.is_empty() || titles.any(|title| title == heading)
+            });
+            if !leads {
+                broken.push(format!("{}: {dest_url}", page_name(&page)));
+            }
+        }
+    }
+    assert_eq!(broken, [""; 0]);
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use ai_limiter_tests::{Cluster, Database};
+use ai_limiter_tests::{Cluster, Database, project_root};
 use postgres::Client;
 use regex::Regex;
 
@@ -127,4 +127,31 @@ fn the_reference_tells_nothing_that_is_not_there() {
         let row = client.query_one(exists, &[&name]).unwrap();
         assert!(row.get::<_, bool>(0), "there is no {name}");
     }
+}
+
+/// `internals.md` names the tests that fail when a guarantee is broken.
+#[test]
+fn every_test_that_the_pages_name_exists() {
+    let root = project_root();
+    let read = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let domain = fs::read_dir(root.join("domain/src")).unwrap();
+    let domain: String = domain.map(|file| read(file.unwrap().path())).collect();
+    let named = Regex::new(r"`(?:(\w+\.rs|domain)::(\w+)|(\w+\.sql))`").unwrap();
+    let mut missing = Vec::new();
+    for page in pages() {
+        for name in named.captures_iter(&fs::read_to_string(page).unwrap()) {
+            let exists = match (name.get(1), name.get(2)) {
+                (Some(file), Some(test)) => {
+                    let test = format!("fn {}(", test.as_str());
+                    match file.as_str() {
+                        "domain" => domain.contains(&test),
+                        file => read(root.join("tests/tests").join(file)).contains(&test),
+                    }
+                }
+                _ => root.join("tests/pg_regress/sql").join(&name[3]).exists(),
+            };
+            missing.extend((!exists).then(|| name[0].to_owned()));
+        }
+    }
+    assert_eq!(missing, [""; 0]);
 }
