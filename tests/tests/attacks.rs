@@ -113,9 +113,6 @@ fn a_token_cannot_hold_settle_or_change_anything() {
         "extend_ai_reservation(gen_random_uuid())",
         "suspend_ai('all')",
         "resume_ai('all')",
-        "suspension_subject('all', NULL)",
-        "begin_limit_change()",
-        "checked_limit(jsonb_populate_record(NULL::ai_limiter.ai_limits, '{}'))",
         "verify_ai_counters()",
         "refresh_ai_counters()",
         "ensure_ai_partitions()",
@@ -130,6 +127,30 @@ fn a_token_cannot_hold_settle_or_change_anything() {
             let sql = format!("SELECT ai_limiter.{call}");
             assert_eq!(outcome(&mut client, &sql), "42501", "{role} {sql}");
         }
+    }
+}
+
+#[test]
+fn only_what_asks_can_be_called() {
+    let database = database();
+    let mut client = database.connect();
+    let whoever_asks = "ai_current_role ai_current_tenant ai_current_user ai_is_server \
+        ai_sees_people ai_sees_platform check_ai_limit get_ai_limits require_ai_limit within_ai_limit";
+    let reports = "ai_counters ai_window canonical_model_name estimate_ai_cost explain_ai_limit \
+        get_ai_cost get_ai_cost_alerts get_global_ai_cost get_user_daily_ai_usage";
+    for (role, expected) in
+        [("anon", whoever_asks.to_owned()), ("authenticated", format!("{whoever_asks} {reports}"))]
+    {
+        let callable = format!(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'ai_limiter'::regnamespace
+                AND has_function_privilege('{role}', oid, 'EXECUTE')"
+        );
+        let callable = ask(&mut client, &callable);
+        let mut callable: Vec<&str> = callable.lines().collect();
+        let mut expected: Vec<&str> = expected.split_whitespace().collect();
+        callable.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(callable, expected, "{role}");
     }
 }
 
