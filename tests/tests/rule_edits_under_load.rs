@@ -112,11 +112,13 @@ fn a_rule_is_added_within_a_second_while_64_clients_queue_for_one_counter() {
     edits_under_load(&database_with("'{}', 'requests', 'total', 1000000"), "cost_usd => 0", 1);
 }
 
-/// A transaction that has booked something and then sits there; its process.
+/// A transaction that has reserved and booked something and then sits there; its process.
 fn forgotten_transaction(database: &Database) -> (Client, i32) {
     let mut client = database.connect();
     let pid = backend_pid(&mut client);
     client.run("BEGIN");
+    let call = "user_id => gen_random_uuid(), feature => 'forgotten', cost_usd => 0.01";
+    assert!(reserve(&mut client, call).allowed);
     client.run("SELECT ai_limiter.record_ai_usage(cost_usd => 0.01)");
     (client, pid)
 }
@@ -168,7 +170,7 @@ fn beside_a_forgotten_transaction_admission_goes_on_and_the_edit_names_it() {
 #[test]
 fn amounts_actions_and_suspensions_wait_for_nobody() {
     let _alone = alone();
-    let database = database_with("'{}', 'cost_usd', 'total', 1");
+    let database = database_with("'{feature}', 'cost_usd', 'total', 1");
     let (mut forgotten, _) = forgotten_transaction(&database);
     let (mut admin, mut client) = (database.connect(), database.connect());
     let mut at_once = |edit: &str| {
