@@ -80,13 +80,21 @@ SELECT errors($$INSERT INTO ai_limits (name, period, amount, metric) VALUES ('x'
     $$INSERT INTO ai_limits (name, period, amount, alert_at) VALUES ('x', 'day', 1, '{80}'), ('y', 'day', 1, '{101}')$$, $$INSERT INTO ai_limits (name, period, amount, alert_at) VALUES ('x', 'day', 1, '{NaN}')$$,
     $$INSERT INTO ai_limits (name, period, amount, managed_by) VALUES ('x', 'day', 1, 'tenant')$$, $$INSERT INTO ai_limits (name, period, amount, managed_by) VALUES ('x', 'day', 1, 'nobody')$$,
     $$INSERT INTO ai_limits (name, period, amount, tier) VALUES ('x', 'day', 1, 'platinum')$$, $$INSERT INTO ai_limits (name, period, amount) VALUES (' ', 'day', 1)$$,
-    $$INSERT INTO ai_limits (id, name, period, amount) VALUES (0, 'x', 'day', 1)$$, $$UPDATE ai_limits SET id = 5 WHERE id = -1$$, $$UPDATE ai_limits SET per = '{planet}' WHERE id = -1$$, $$TRUNCATE ai_limits$$);
+    $$INSERT INTO ai_limits (id, name, period, amount) VALUES (0, 'x', 'day', 1)$$, $$UPDATE ai_limits SET id = 5 WHERE id = -1$$, $$UPDATE ai_limits SET per = '{planet}' WHERE id = -1$$);
 
--- Zones, roles, tiers.
-SELECT errors($$INSERT INTO ai_tenants (tenant_id, timezone) VALUES (gen_random_uuid(), 'Mars/Olympus')$$, $$UPDATE ai_tenants SET timezone = ''$$,
+-- Configuration is changed row by row, so that each change is in the audit.
+SELECT errors($$TRUNCATE ai_limits$$, $$TRUNCATE ai_prices$$, $$TRUNCATE ai_tiers CASCADE$$, $$TRUNCATE ai_tenants$$, $$TRUNCATE ai_accounts$$, $$TRUNCATE ai_suspensions$$);
+
+-- Zones, roles, tiers. An abbreviation is no zone: what it means is a setting of the session.
+SELECT errors($$INSERT INTO ai_tenants (tenant_id, timezone) VALUES (gen_random_uuid(), 'EST')$$, $$INSERT INTO ai_tenants (tenant_id, timezone) VALUES (gen_random_uuid(), 'Mars/Olympus')$$, $$UPDATE ai_tenants SET timezone = ''$$,
     $$INSERT INTO ai_accounts (user_id, timezone) VALUES (gen_random_uuid(), 'Mars/Olympus')$$,
     $$INSERT INTO ai_accounts (user_id, role) VALUES (gen_random_uuid(), 'emperor')$$, $$INSERT INTO ai_accounts (user_id, tier) VALUES (gen_random_uuid(), 'platinum')$$,
     $$ai_window('day', now(), 'Mars/Olympus')$$, $$ai_window('fortnight')$$, $$get_ai_cost(timezone => 'Mars/Olympus')$$);
+
+-- A default tier that does not exist would lift the limits of everybody who has no tier of their own.
+SET ai_limiter.default_tier = 'platinum';
+SELECT errors($$check_ai_limit(cost_usd => 0)$$, $$reserve_ai_usage('a11ce000-0000-0000-0000-000000000000', cost_usd => 1)$$);
+RESET ai_limiter.default_tier;
 
 -- Times.
 SELECT errors($$record_ai_usage(cost_usd => 1, created_at => now() + interval '1 hour')$$, $$record_ai_usage(cost_usd => 1, created_at => 'infinity')$$,

@@ -59,3 +59,8 @@ FROM (VALUES ('a negative cost', 'cost_usd', '-1'),
              ('nested attributes', 'cost_usd, attributes', '1, ''{"a": {"b": "c"}}'''),
              ('a secret', 'cost_usd, api_key_id', '1, ''sk-proj-abcdefghijklmnopqrstuvwxyz''')) s (what, columns, row);
 SELECT * FROM books;
+
+-- Holds are made by reserve_ai_usage() alone; a row that somebody writes there must at least make sense.
+SELECT what, refused('INSERT INTO ai_reservations (id, tenant_id, tier, created_at, expires_at, requests, cost_usd, output_tokens) '
+    || 'VALUES (gen_random_uuid(), gen_random_uuid(), ''free'', now(), now() + interval ''1 hour'', ' || row || ')') AS refused
+FROM (VALUES ('a negative cost', '1, -5, 0'), ('not a number', '1, ''NaN'', 0'), ('no request', '0, 1, 0'), ('absurd tokens', '1, 1, 9223372036854775807')) s (what, row);

@@ -40,7 +40,7 @@ SELECT allowed, limit_name, amount FROM check_ai_limit(tenant_id => :'globex', u
 DELETE FROM ai_limits WHERE name = 'shared';
 
 -- Equally specific rows of one name may tell calls apart by their other filters.
-INSERT INTO ai_limits (name, period, amount, model) VALUES ('models', 'total', 10, 'o3'), ('models', 'total', 20, 'o4-*');
+INSERT INTO ai_limits (name, period, amount, model) VALUES ('models', 'total', 10, 'o3'), ('models', 'total', 20, 'o4-*'), ('models', 'total', 30, 'gpt-*');
 
 -- Two that could govern one call are refused when the transaction commits, whichever came first.
 BEGIN;
@@ -50,7 +50,7 @@ COMMIT;
 SELECT split_part(refused($$ INSERT INTO ai_limits (name, period, amount, tier) VALUES ('budget', 'day', 5, 'pro') $$), E'\n', 1) AS a_second_row_for_pro;
 SELECT split_part(refused($$ UPDATE ai_limits SET name = 'budget' WHERE model = 'o3' $$), E'\n', 1) AS renamed;
 SELECT split_part(refused($$ UPDATE ai_limits SET model = 'o4-mini' WHERE model = 'o3' $$), E'\n', 1) AS with_another_filter;
-SELECT split_part(refused($$ UPDATE ai_limits SET model = 'o*' WHERE model = 'o3' $$), E'\n', 1) AS two_patterns_are_taken_to_overlap;
+SELECT split_part(refused($$ UPDATE ai_limits SET model = 'o*' WHERE model = 'gpt-*' $$), E'\n', 1) AS with_a_wider_pattern;
 BEGIN;
 UPDATE ai_limits SET enabled = false WHERE name = 'budget' AND tier = 'pro';
 INSERT INTO ai_limits (name, period, amount, tier) VALUES ('budget', 'day', 5, 'pro');
