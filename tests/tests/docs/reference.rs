@@ -50,11 +50,12 @@ fn missing(client: &mut Client, names_and_parts: &str) -> Vec<String> {
         let common = section.contains("[arguments of a call]");
         let call = "user_id tenant_id model provider feature api_key_id run_id attributes \
             input_tokens output_tokens cost_usd";
-        let untold = |part: &&String| {
-            !section.contains(&format!("`{part}`"))
-                && !(common && call.split_whitespace().any(|c| c == part.as_str()))
+        let told = |part: &str| {
+            section.contains(&format!("`{part}`"))
+                || (common && call.split_whitespace().any(|c| c == part))
         };
-        missing.extend(parts.iter().filter(untold).map(|part| format!("{name}: {part}")));
+        missing
+            .extend(parts.iter().filter(|part| !told(part)).map(|part| format!("{name}: {part}")));
     }
     missing
 }
