@@ -36,7 +36,7 @@ fn filled_database() -> Database {
         INSERT INTO ai_limiter.ai_limits
             (name, tier, tenant_id, per, metric, period, rolling, amount, managed_by, attributes) VALUES
             ('user_daily_cost', NULL, :t1, '{user}', 'cost_usd', 'day', NULL, 11, 'platform', NULL),
-('hourly', NULL, NULL, '{tenant,model}', 'total_tokens', NULL, '6 hours', 5000, 'platform', NULL),
+('rolling', NULL, NULL, '{tenant,model}', 'total_tokens', NULL, '60 days', 5000, 'platform', NULL),
             ('of_team', NULL, NULL, '{attribute:team}', 'cost_usd', 'month', NULL, 40, 'platform', '{\"env\": \"live\"}'),
             ('own_cap', NULL, :t1, '{tenant}', 'cost_usd', 'week', NULL, 30, 'tenant', NULL),
             ('at_once', NULL, NULL, '{user}', 'concurrent', 'total', NULL, 5, 'platform', NULL);

@@ -14,7 +14,8 @@ fn plain_cluster() -> &'static Cluster {
         let cluster = Cluster::builder().setting("fsync", "off").start();
         run(
             &mut cluster.connect(),
-            "CREATE ROLE app LOGIN; CREATE ROLE worker LOGIN; CREATE ROLE stranger LOGIN",
+            "CREATE ROLE app LOGIN; CREATE ROLE worker LOGIN; CREATE ROLE stranger LOGIN;
+             CREATE ROLE monitor LOGIN; GRANT pg_monitor TO monitor",
         );
         cluster
     })
@@ -183,5 +184,36 @@ fn a_role_that_sees_people_still_holds_for_itself_only() {
         format!("SELECT ai_limiter.record_ai_usage('{colleague}', cost_usd => 0.1)"),
     ] {
         assert_eq!(outcome(&mut worker, &sql), "42501", "{sql}");
+    }
+}
+
+#[test]
+fn whoever_monitors_the_server_sees_all_counters_and_holds_nothing() {
+    let database = plain_cluster().fresh_database();
+    let mut owner = database.connect();
+    let spend = format!(
+        "SELECT ai_limiter.record_ai_usage('{}', '{}', cost_usd => 0.25);
+         SELECT ai_limiter.reserve_ai_usage('{}', '{}', cost_usd => 0.5)",
+        id(1),
+        id(1),
+        id(2),
+        id(2)
+    );
+    run(&mut owner, &spend);
+    let mut monitor = database.connect_as("monitor");
+    let global = "SELECT used, held, amount FROM ai_limiter.ai_limit_status
+        WHERE limit_name = 'global_daily_cost'";
+    assert_eq!(ask(&mut monitor, global), "0.25|0.5|1000");
+    let users = "SELECT count(*) FROM ai_limiter.ai_limit_status WHERE limit_name LIKE 'user%'";
+    assert_eq!(ask(&mut monitor, users), "4");
+    assert_eq!(ask(&mut monitor, "SELECT cost_usd FROM ai_limiter.ai_usage"), "0.250000000000");
+    assert_eq!(ask(&mut monitor, "SELECT count(*) FROM ai_limiter.ai_reservations"), "1");
+    for sql in [
+        "SELECT ai_limiter.reserve_ai_usage(cost_usd => 0)",
+        "SELECT ai_limiter.suspend_ai('all')",
+        "UPDATE ai_limiter.ai_limits SET amount = 0",
+        "INSERT INTO ai_limiter.ai_usage (cost_usd) VALUES (0)",
+    ] {
+        assert_eq!(outcome(&mut monitor, sql), "42501", "{sql}");
     }
 }

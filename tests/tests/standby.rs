@@ -15,7 +15,7 @@ fn fill(owner: &mut Client) {
         &format!(
             "INSERT INTO ai_limiter.ai_prices (model, usd_per_request) VALUES ('gpt-4o', 0.01);
              INSERT INTO ai_limiter.ai_limits (name, per, metric, rolling, amount)
-                VALUES ('hourly', '{{tenant}}', 'requests', '1 hour', 100);
+                VALUES ('rolling', '{{tenant}}', 'requests', '60 days', 100);
              SELECT ai_limiter.settle_ai_usage(reservation_id, cost_usd => 0.25)
                 FROM ai_limiter.reserve_ai_usage({account}, cost_usd => 0.3);
              SELECT ai_limiter.reserve_ai_usage({account}, cost_usd => 0.5, ttl => '1 day');
