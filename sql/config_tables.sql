@@ -1,6 +1,7 @@
 -- What people configure: tenants, accounts, tiers, limits, prices, suspensions, and the audit of
--- all of it. All are dumped (see dump.sql). Nothing in ledger or holds refers to them by foreign
--- key: that would lock the tenant's row on every call.
+-- all of it. All are dumped (see dump.sql). There are no foreign keys: from ledger and holds they
+-- would lock the tenant's row on every call, and between these tables a parallel restore would break
+-- them, since nothing orders the data of an extension's tables. triggers.sql looks after tiers.
 
 CREATE TABLE ai_limiter.ai_tiers (
     tier text PRIMARY KEY,
@@ -11,8 +12,8 @@ CREATE TABLE ai_limiter.ai_tiers (
 );
 COMMENT ON TABLE ai_limiter.ai_tiers IS 'What an account of a tier may call. Its limits are rows of ai_limits.';
 COMMENT ON COLUMN ai_limiter.ai_tiers.tier IS 'The name.';
-COMMENT ON COLUMN ai_limiter.ai_tiers.allowed_models IS 'Names or patterns with *; null allows every model, {} none.';
-COMMENT ON COLUMN ai_limiter.ai_tiers.allowed_features IS 'Names; null allows every feature, {} none.';
+COMMENT ON COLUMN ai_limiter.ai_tiers.allowed_models IS 'Names or patterns with *; null allows every model, {} none. A call that names no model is not judged by it.';
+COMMENT ON COLUMN ai_limiter.ai_tiers.allowed_features IS 'Names or patterns with *; null allows every feature, {} none. A call that names no feature is not judged by it.';
 COMMENT ON COLUMN ai_limiter.ai_tiers.description IS 'For people.';
 COMMENT ON COLUMN ai_limiter.ai_tiers.shipped IS 'Still as the extension shipped it; inserting a row of the same name edits it.';
 
@@ -32,7 +33,7 @@ COMMENT ON COLUMN ai_limiter.ai_tenants.created_at IS 'When the row was made.';
 CREATE TABLE ai_limiter.ai_accounts (
     tenant_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
     user_id uuid NOT NULL,
-    tier text REFERENCES ai_limiter.ai_tiers,
+    tier text,
     timezone text,
     role text NOT NULL DEFAULT 'member' CONSTRAINT ai_accounts_role_exists CHECK (role IN
         ('viewer', 'member', 'analyst', 'manager', 'billing_admin', 'tenant_admin', 'platform_admin')),
@@ -53,7 +54,7 @@ CREATE SEQUENCE ai_limiter.ai_limits_id_seq;
 CREATE TABLE ai_limiter.ai_limits (
     id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('ai_limiter.ai_limits_id_seq'),
     name text NOT NULL,
-    tier text REFERENCES ai_limiter.ai_tiers,
+    tier text,
     tenant_id uuid,
     user_id uuid,
     provider text,
@@ -142,7 +143,7 @@ CREATE TABLE ai_limiter.ai_suspensions (
 );
 COMMENT ON TABLE ai_limiter.ai_suspensions IS 'What suspend_ai() blocks. A row takes effect when its transaction commits, and waits for nobody.';
 COMMENT ON COLUMN ai_limiter.ai_suspensions.scope IS 'all, tenant, user, model, feature, api_key_id or run.';
-COMMENT ON COLUMN ai_limiter.ai_suspensions.subject IS 'Which one; empty for the scope all. A model is its canonical name.';
+COMMENT ON COLUMN ai_limiter.ai_suspensions.subject IS 'Which one; empty for the scope all. A model is its canonical name; a run of a tenant is tenant_id/run_id, without a tenant run_id.';
 COMMENT ON COLUMN ai_limiter.ai_suspensions.reason IS 'Told to callers in the verdict''s details.';
 COMMENT ON COLUMN ai_limiter.ai_suspensions.suspended_until IS 'When it ends by itself; null is never.';
 COMMENT ON COLUMN ai_limiter.ai_suspensions.created_at IS 'When it was made.';

@@ -120,6 +120,7 @@ CREATE TABLE ai_limiter.ai_denials (
     id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     minute timestamptz NOT NULL,
     limit_name text,
+    limit_id bigint,
     tenant_id uuid NOT NULL,
     user_id uuid,
     model text,
@@ -133,7 +134,8 @@ COMMENT ON TABLE ai_limiter.ai_denials IS
     'What was refused by reserve_ai_usage(). Several rows may describe one minute and subject: sum them. A denial in a transaction that rolls back leaves none.';
 COMMENT ON COLUMN ai_limiter.ai_denials.id IS 'The row.';
 COMMENT ON COLUMN ai_limiter.ai_denials.minute IS 'The minute in which the calls were refused.';
-COMMENT ON COLUMN ai_limiter.ai_denials.limit_name IS 'The limit that refused; null when it was no limit.';
+COMMENT ON COLUMN ai_limiter.ai_denials.limit_name IS 'The limit that refused, "platform" for one that is of no user, tenant or run; null when it was no limit.';
+COMMENT ON COLUMN ai_limiter.ai_denials.limit_id IS 'The row of ai_limits that refused; 0 is a run''s own cap, null no limit.';
 COMMENT ON COLUMN ai_limiter.ai_denials.tenant_id IS 'The tenant that was refused.';
 COMMENT ON COLUMN ai_limiter.ai_denials.user_id IS 'The user that was refused.';
 COMMENT ON COLUMN ai_limiter.ai_denials.model IS 'The canonical model that was refused.';

@@ -31,8 +31,9 @@ CREATE POLICY server ON ai_limiter.ai_denials USING ((SELECT ai_limiter.ai_is_se
 CREATE POLICY server ON ai_limiter.ai_barrier USING ((SELECT ai_limiter.ai_is_server()));
 
 CREATE POLICY read_tiers ON ai_limiter.ai_tiers FOR SELECT USING (true);
+-- The zero tenant's zone is everybody's default.
 CREATE POLICY read_own ON ai_limiter.ai_tenants FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform())
-    OR tenant_id = (SELECT ai_limiter.ai_current_tenant()));
+    OR tenant_id IN ((SELECT ai_limiter.ai_current_tenant()), '00000000-0000-0000-0000-000000000000'));
 CREATE POLICY read_own ON ai_limiter.ai_accounts FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform())
     OR (tenant_id = (SELECT ai_limiter.ai_current_tenant())
         AND ((SELECT ai_limiter.ai_sees_people()) OR user_id = (SELECT ai_limiter.ai_current_user()))));

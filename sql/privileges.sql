@@ -46,7 +46,7 @@ DECLARE
     acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
         'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, ensure_ai_partitions, checked_limit, '
-        'begin_limit_change, overlapping_price';
+        'overlapping_price, require_tier';
     reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
         'ai_limiter.ai_limits, ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts, '
         'ai_limiter.ai_cost_by_day, ai_limiter.ai_cost_by_model, ai_limiter.ai_cost_by_tenant, '

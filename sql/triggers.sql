@@ -1,17 +1,62 @@
 -- Refusing what makes no sense when it is written, keeping the audit, and ordering edits of rules
 -- against admission. Every trigger here also fires while a dump is restored, and lets it pass.
 
+-- Tiers that others name --------------------------------------------------------------------------
+
+CREATE FUNCTION ai_limiter.require_tier(tier text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- A dump's script sets row_security off; its tables come in any order. A call meets a tier that is
+    -- missing after all with an error.
+    IF tier IS NOT NULL AND current_setting('row_security') = 'on'
+        AND NOT EXISTS (SELECT FROM ai_limiter.ai_tiers t WHERE t.tier = require_tier.tier) THEN
+        RAISE EXCEPTION 'tier "%" does not exist', tier USING
+            ERRCODE = 'foreign_key_violation',
+            HINT = 'Add it to ai_limiter.ai_tiers first.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.require_tier(text) IS 'Private: refuses a tier that does not exist (23503).';
+
+CREATE FUNCTION ai_limiter.ai_tiers_keep_used() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM ai_limiter.ai_accounts a WHERE a.tier = OLD.tier)
+        OR EXISTS (SELECT FROM ai_limiter.ai_limits l WHERE l.tier = OLD.tier) THEN
+        RAISE EXCEPTION 'tier "%" is still in use', OLD.tier USING
+            ERRCODE = 'foreign_key_violation',
+            DETAIL = 'Rows of ai_accounts or ai_limits name it.';
+    END IF;
+    RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_tiers_keep_used() IS
+    'Private: keeps a tier that accounts or rules name from being deleted or renamed (23503).';
+CREATE TRIGGER ai_tiers_keep_used_delete BEFORE DELETE ON ai_limiter.ai_tiers
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_tiers_keep_used();
+CREATE TRIGGER ai_tiers_keep_used_rename BEFORE UPDATE OF tier ON ai_limiter.ai_tiers
+    FOR EACH ROW WHEN (OLD.tier <> NEW.tier) EXECUTE FUNCTION ai_limiter.ai_tiers_keep_used();
+
+CREATE FUNCTION ai_limiter.ai_accounts_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM ai_limiter.require_tier(NEW.tier);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_accounts_check() IS 'Private: checks a row of ai_accounts before it is written.';
+CREATE TRIGGER ai_accounts_check BEFORE INSERT OR UPDATE OF tier ON ai_limiter.ai_accounts
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_accounts_check();
+
 -- Rules -------------------------------------------------------------------------------------------
 
-CREATE FUNCTION ai_limiter.checked_limit(limit_row jsonb) RETURNS jsonb
+CREATE FUNCTION ai_limiter.checked_limit(limit_row text) RETURNS jsonb
 LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'checked_limit_wrapper';
-COMMENT ON FUNCTION ai_limiter.checked_limit(jsonb) IS
+COMMENT ON FUNCTION ai_limiter.checked_limit(text) IS
     'Private: refuses a rule that makes no sense (22023, 22003, 22004); gives its canonical model and provider.';
-
-CREATE FUNCTION ai_limiter.begin_limit_change() RETURNS void
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'begin_limit_change_wrapper';
-COMMENT ON FUNCTION ai_limiter.begin_limit_change() IS
-    'Private: waits, in short tries for 10 seconds, until no call that was admitted under the old rules is open; then refuses ties. Raises 55P03 with the blocking processes, 23514 for a tie.';
 
 CREATE FUNCTION ai_limiter.ai_limits_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -27,7 +72,8 @@ BEGIN
         -- Only the restore below keeps the mark.
         NEW.shipped := NEW.shipped AND pg_trigger_depth() > 1;
     END IF;
-    checked := ai_limiter.checked_limit(to_jsonb(NEW));
+    PERFORM ai_limiter.require_tier(NEW.tier);
+    checked := ai_limiter.checked_limit(to_jsonb(NEW)::text);
     NEW.model := checked ->> 'model';
     NEW.provider := checked ->> 'provider';
     IF TG_OP = 'INSERT' THEN
@@ -67,15 +113,9 @@ CREATE TRIGGER ai_limits_keep_shipped BEFORE DELETE ON ai_limiter.ai_limits
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_limits_keep_shipped();
 
 CREATE FUNCTION ai_limiter.ai_limits_change() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM ai_limiter.begin_limit_change();
-    RETURN NULL;
-END
-$$;
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_limits_change_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_limits_change() IS
-    'Private: orders an edit that changes which calls a rule counts against admission, when it commits.';
+    'Private: when an edit that changes which calls a rule counts commits, waits in short tries for 10 seconds until no call that was admitted under the old rules is open, then refuses ties. Raises 55P03 with who blocks it, 23514 for a tie.';
 -- Deferred to the commit, so that an administrator who leaves an edit open stops nobody. An amount,
 -- an action, alert thresholds and descriptions change no counter and wait for nobody.
 CREATE CONSTRAINT TRIGGER ai_limits_change_membership AFTER INSERT OR DELETE ON ai_limiter.ai_limits
@@ -174,6 +214,18 @@ $$;
 COMMENT ON FUNCTION ai_limiter.ai_prices_check() IS 'Private: prices that match alike must not overlap in time (23P01).';
 CREATE TRIGGER ai_prices_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_prices
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_prices_check();
+
+CREATE FUNCTION ai_limiter.ai_suspensions_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.subject := ai_limiter.suspension_subject(NEW.scope, NEW.subject);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.ai_suspensions_check() IS 'Private: a suspension''s subject as calls name it.';
+CREATE TRIGGER ai_suspensions_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_suspensions
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_suspensions_check();
 
 -- Audit -------------------------------------------------------------------------------------------
 

@@ -164,7 +164,7 @@ pub struct Limit {
     pub managed_by: ManagedBy,
 }
 
-/// A row of `ai_limits` as `ai_limiter.limit_document()` gives it, numbers as text.
+/// A row of `ai_limits` as `ledger::config` reads it, numbers as text.
 #[derive(Debug, Clone, Deserialize)]
 pub struct LimitDocument {
     pub id: i64,
@@ -232,8 +232,8 @@ impl TryFrom<LimitDocument> for Limit {
                 user_id: row.user_id,
                 provider,
                 model,
-                feature: call::text(row.feature, "feature")?,
-                api_key_id: call::api_key_id(row.api_key_id)?,
+                feature: filter_text(row.feature, "feature")?,
+                api_key_id: call::api_key_id(filter_text(row.api_key_id, "api_key_id")?)?,
                 attributes: call::attributes(row.attributes.as_ref())?,
             },
             per: parse_per(row.per.unwrap_or_default())?,
@@ -296,12 +296,23 @@ fn parse_period(
     }
 }
 
+/// A filter's text: null matches every call, and blanks, which would too, are refused.
+fn filter_text(value: Option<String>, what: &str) -> Result<Option<String>> {
+    let given = value.is_some();
+    let text = call::text(value, what)?;
+    if given && text.is_none() {
+        return Err(Error::invalid(format!("{what} must not be empty"))
+            .hint("Leave it null to match every call."));
+    }
+    Ok(text)
+}
+
 fn parse_model(
     model: Option<String>,
     provider: Option<String>,
 ) -> Result<(Option<String>, Option<String>)> {
-    let canonical = call::text(model, "model")?.map(|m| canonicalize(&m));
-    let provider = call::text(provider, "provider")?.map(|p| p.to_lowercase());
+    let canonical = filter_text(model, "model")?.map(|m| canonicalize(&m));
+    let provider = filter_text(provider, "provider")?.map(|p| p.to_lowercase());
     let provider = provider.or(canonical.as_ref().and_then(|c| c.provider.clone()));
     Ok((canonical.map(|c| c.model), provider))
 }
@@ -346,6 +357,13 @@ impl Limit {
         self.enabled && self.conditions().iter().all(|c| c.holds(call))
     }
 
+    /// Whether its counters are of no user, tenant or run: what they say is the platform's own.
+    pub fn is_platform(&self) -> bool {
+        self.filter.tenant_id.is_none()
+            && self.filter.user_id.is_none()
+            && !self.per.iter().any(|per| matches!(per, Per::Tenant | Per::User | Per::Run))
+    }
+
     /// The calls that share this call's counter, as conditions beside the rule's own.
     pub fn subject(&self, call: &Dimensions) -> Vec<Condition> {
         let mut all = Vec::new();
@@ -383,24 +401,62 @@ impl Limit {
         unique
     }
 
-    /// The subject as people read it, and as a counter is known by: `tenant=…, user=…`.
-    pub fn subject_name(&self, call: &Dimensions) -> String {
-        let parts = self.per.iter().map(|per| {
-            let value = match per {
-                Per::Tenant => call.tenant_id.to_string(),
-                Per::User => match call.user_id {
-                    Some(user) if call.tenant_id.is_nil() => user.to_string(),
-                    Some(user) => format!("{}/{user}", call.tenant_id),
-                    None => String::new(),
-                },
-                Per::Run if call.tenant_id.is_nil() => call.run_id.clone().unwrap_or_default(),
-                Per::Run => format!("{}/{}", call.tenant_id, call.run_id.as_deref().unwrap_or("")),
+    /// What tells this counter from the rule's others: one value for each of `per`.
+    pub fn subject_key(&self, call: &Dimensions) -> Vec<String> {
+        let tenant = call.tenant_id;
+        self.per
+            .iter()
+            .map(|per| match per {
+                Per::Tenant => tenant.to_string(),
+                Per::User => format!("{tenant}/{}", call.user_id.unwrap_or_default()),
+                Per::Run => format!("{tenant}/{}", call.run_id.as_deref().unwrap_or_default()),
                 Per::Attribute(key) => call.attributes.get(key).cloned().unwrap_or_default(),
-                other => other.column().and_then(|c| c.of(call)).unwrap_or("").to_owned(),
+                other => other.column().and_then(|c| c.of(call)).unwrap_or_default().to_owned(),
+            })
+            .collect()
+    }
+
+    /// The subject as people read it: `user=…, model=gpt-4o`. A value with a comma, an equals sign or
+    /// a quote in it is quoted; the zero tenant is left out.
+    pub fn subject_name(&self, call: &Dimensions) -> String {
+        let nobody = format!("{}/", Uuid::nil());
+        let part = |(per, value): (&Per, String)| {
+            let value = match per {
+                Per::User | Per::Run => value.strip_prefix(&nobody).unwrap_or(&value).to_owned(),
+                _ => value,
             };
-            format!("{per}={value}")
-        });
-        parts.collect::<Vec<_>>().join(", ")
+            if value.contains([',', '=', '"']) {
+                format!("{per}={value:?}")
+            } else {
+                format!("{per}={value}")
+            }
+        };
+        let parts: Vec<String> = self.per.iter().zip(self.subject_key(call)).map(part).collect();
+        parts.join(", ")
+    }
+
+    /// A filter that every call of this subject passes: the rule's own, and what `per` fixes.
+    pub fn subject_filter(&self, call: &Dimensions) -> Filter {
+        let mut filter = self.filter.clone();
+        for per in &self.per {
+            match per {
+                Per::Tenant | Per::Run => filter.tenant_id = Some(call.tenant_id),
+                Per::User => {
+                    filter.tenant_id = Some(call.tenant_id);
+                    filter.user_id = call.user_id;
+                }
+                Per::Provider => filter.provider.clone_from(&call.provider),
+                Per::Model => filter.model.clone_from(&call.model),
+                Per::Feature => filter.feature.clone_from(&call.feature),
+                Per::ApiKeyId => filter.api_key_id.clone_from(&call.api_key_id),
+                Per::Attribute(key) => {
+                    if let Some(value) = call.attributes.get(key) {
+                        filter.attributes.insert(key.clone(), value.clone());
+                    }
+                }
+            }
+        }
+        filter
     }
 
     /// The tenant and user that the counter of such a call is of, as far as it is anyone's.

@@ -19,7 +19,8 @@ pub fn canonicalize(name: &str) -> ModelName {
         _ => (None, name.as_str()),
     };
     let provider = prefix.filter(|p| !p.is_empty() && !p.contains('*')).map(str::to_owned);
-    ModelName { provider, model: strip_date(model).to_owned() }
+    let model = if model.contains('*') { model } else { strip_date(model) };
+    ModelName { provider, model: model.to_owned() }
 }
 
 /// The name in lower case without its provider's prefix, the release date kept.

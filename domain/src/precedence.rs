@@ -29,9 +29,13 @@ pub fn governing<'a>(all: &'a [Limit], call: &'a Dimensions) -> impl Iterator<It
 
 /// Refuses two rows that could both be the most specific for one call.
 pub fn refuse_ties(all: &[Limit]) -> Result<()> {
-    let mut rules: HashMap<(&str, (bool, bool, bool)), Vec<&Limit>> = HashMap::new();
+    // Rows of two users or two tenants never meet, and there may be thousands.
+    let mut rules: HashMap<_, Vec<&Limit>> = HashMap::new();
     for limit in all.iter().filter(|l| l.enabled && l.managed_by == ManagedBy::Platform) {
-        let rivals = rules.entry((&limit.name, limit.filter.specificity())).or_default();
+        let filter = &limit.filter;
+        let rivals = rules
+            .entry((&limit.name, filter.specificity(), filter.tenant_id, filter.user_id))
+            .or_default();
         if let Some(rival) = rivals.iter().find(|rival| !rival.filter.disjoint(&limit.filter)) {
             return Err(tie_error(rival, limit));
         }

@@ -5,8 +5,7 @@ use crate::error::{Error, Result};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-/// Unit prices in US dollars. A `None` prices nothing of its kind: tokens of a kind without a
-/// price are free only if the row says 0.
+/// Unit prices in US dollars; 0 is free.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Price {
     pub id: i64,

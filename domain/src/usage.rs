@@ -17,7 +17,7 @@ pub struct TokenUsage {
 /// Reads a `usage` object, or a response body that has one.
 ///
 /// # Errors
-/// 22023 when it is not an object or a count is not a whole number, 22003 when one is negative or
+/// 22023 when it is not an object, has no known count or one that is not a whole number, 22003 when one is negative or
 /// absurd.
 pub fn parse(value: &Value) -> Result<TokenUsage> {
     let object = value.as_object().ok_or_else(|| Error::invalid("usage must be a JSON object"))?;
@@ -35,6 +35,11 @@ pub fn parse(value: &Value) -> Result<TokenUsage> {
         }
     }
     let output = first(usage, &["output_tokens", "completion_tokens"])?;
+    if input.is_none() && output.is_none() && !usage.is_empty() {
+        return Err(Error::invalid("usage has no token count that is known").hint(
+            "It may have input_tokens or prompt_tokens, and output_tokens or completion_tokens.",
+        ));
+    }
     Ok(TokenUsage {
         input_tokens: call::count(input, "input_tokens")?,
         output_tokens: call::count(output, "output_tokens")?,
@@ -93,6 +98,7 @@ mod tests {
             json!({"prompt_tokens": -1}),
             json!({"prompt_tokens": 1.5}),
             json!({"prompt_tokens": "7"}),
+            json!({"promptTokenCount": 7}),
             json!({"output_tokens": 9_000_000_000_000_000_000_i64}),
         ] {
             assert!(parse(&bad).is_err(), "{bad}");

@@ -44,6 +44,9 @@ impl Reason {
     }
 }
 
+/// What a limit is called where its own name is not shown.
+pub const PLATFORM: &str = "platform";
+
 /// One limit, its counter before this call, and what the call would add.
 #[derive(Debug, Clone)]
 pub struct Assessment<'a> {
@@ -77,13 +80,17 @@ impl Assessment<'_> {
     }
 
     fn name(&self) -> &str {
-        if self.visible { &self.limit.name } else { "platform" }
+        if self.visible { &self.limit.name } else { PLATFORM }
     }
 }
 
 /// The numbers of the binding limit as the caller may see them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Binding {
+    pub limit_id: i64,
+    /// The name for everyone's eyes: of a limit of the platform only that.
+    pub public_name: String,
+    /// The name that this caller may see.
     pub limit_name: String,
     pub metric: &'static str,
     pub period: String,
@@ -97,7 +104,7 @@ pub struct Verdict {
     pub allowed: bool,
     pub reason: Reason,
     pub binding: Option<Binding>,
-    /// When every limit that failed will have room again.
+    /// When every limit that failed will have room again; `None` when one never will.
     pub retry_at: Option<Timestamp>,
     pub estimated_cost_usd: Option<Amount>,
     pub violations: Vec<Value>,
@@ -199,7 +206,8 @@ pub fn judge(
         if denies {
             verdict.allowed = false;
             verdict.reason = Reason::LimitExceeded;
-            match assessment.resets_at {
+            let fits = assessment.increment.is_none_or(|i| i <= assessment.limit.amount);
+            match assessment.resets_at.filter(|_| fits) {
                 Some(at) => verdict.retry_at = verdict.retry_at.max(Some(at)),
                 None => never = true,
             }
@@ -213,10 +221,13 @@ pub fn judge(
         verdict.retry_at = None;
     }
     if let Some((_, assessment)) = binding {
+        let limit = assessment.limit;
         verdict.binding = Some(Binding {
+            limit_id: limit.id,
+            public_name: if limit.is_platform() { PLATFORM } else { &limit.name }.to_owned(),
             limit_name: assessment.name().to_owned(),
-            metric: assessment.limit.metric.name(),
-            period: assessment.limit.period_name.clone(),
+            metric: limit.metric.name(),
+            period: limit.period_name.clone(),
             numbers: match assessment.visible {
                 true => Some([
                     assessment.used,

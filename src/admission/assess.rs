@@ -56,20 +56,20 @@ pub struct Assessed {
     pub verdict: Verdict,
     pub estimate: Option<Estimate>,
     pub now: Timestamp,
-    /// The binding limit's own name, which the verdict may hide.
-    pub denied_by: Option<String>,
 }
 
 /// Judges the call; fills in its tier. An error of Postgres becomes a verdict with the reason
 /// `degraded`, allowed or not as `ai_limiter.on_error` says.
 pub fn assess(call: &mut Call, question: &Question) -> Result<Assessed> {
-    match subtransaction::catch(|| as_owner(|spi| judge_call(spi, call, question)))? {
+    // Who is told no keeps no lock: it may stay in its transaction for long.
+    let keeps = |assessed: &Assessed| assessed.verdict.allowed;
+    match subtransaction::catch(|| as_owner(|spi| judge_call(spi, call, question)), keeps)? {
         Ok(assessed) => Ok(assessed),
         Err(code) => {
             let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow;
             let mut verdict = Verdict::without_counters(allowed, Reason::Degraded, call.cost_usd);
             verdict.details.insert("sqlstate".into(), subtransaction::sqlstate(code).into());
-            Ok(Assessed { verdict, estimate: None, now: clock::now(), denied_by: None })
+            Ok(Assessed { verdict, estimate: None, now: clock::now() })
         }
     }
 }
@@ -86,11 +86,6 @@ fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assesse
     let snapshot = Snapshot::latest();
     let now = clock::now();
     let account = account(spi, &snapshot, call)?;
-    if !account.tier_exists {
-        return Err(Error::invalid("ai_limiter.default_tier names no tier")
-            .detail("Without a tier no limit of a tier would apply.")
-            .hint("Set it to a row of ai_limiter.ai_tiers."));
-    }
     call.dimensions.tier = tier.unwrap_or_else(|| account.tier.clone());
     let at = question.created_at.unwrap_or(now);
     let mut estimate = estimate(spi, &snapshot, call, at)?;
@@ -99,16 +94,20 @@ fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assesse
         verdict: Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd),
         estimate: Some(estimate),
         now,
-        denied_by: None,
     };
     if mode == Mode::Off {
         return Ok(assessed);
+    }
+    if !account.tier_exists {
+        return Err(Error::invalid(format!("tier \"{}\" does not exist", account.tier))
+            .detail("Without a tier no limit of a tier would apply.")
+            .hint("Add it to ai_limiter.ai_tiers, or set ai_limiter.default_tier to one that is there."));
     }
     if let Some(denied) = refused_outright(spi, &snapshot, call, &account, &estimate)? {
         assessed.verdict = denied.under(mode);
         return Ok(assessed);
     }
-    let limits = config::limits(spi, &snapshot)?;
+    let limits = limits(spi, &snapshot, call)?;
     let run_limit = run_limit(spi, &snapshot, call, question.run_limit_usd)?;
     let counters: Vec<Counter> = precedence::governing(&limits, &call.dimensions)
         .chain(&run_limit)
@@ -127,11 +126,7 @@ fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assesse
             visible: question.view.sees(counter.limit, &call.dimensions),
         })
         .collect();
-    let verdict = judge(&assessments, estimate.size.cost_usd)?;
-    if !verdict.allowed {
-        assessed.denied_by = denied_by(&assessments)?;
-    }
-    assessed.verdict = verdict.under(mode);
+    assessed.verdict = judge(&assessments, estimate.size.cost_usd)?.under(mode);
     Ok(assessed)
 }
 
@@ -139,15 +134,20 @@ fn account(spi: &Spi, snapshot: &Snapshot, call: &Call) -> Result<Account> {
     config::account(spi, snapshot, call.dimensions.tenant_id, call.dimensions.user_id)
 }
 
+fn limits(spi: &Spi, snapshot: &Snapshot, call: &Call) -> Result<Vec<Limit>> {
+    config::limits_of(spi, snapshot, call.dimensions.tenant_id, call.dimensions.user_id)
+}
+
 /// Takes the locks of every counter that the call adds to; gives the tier that decided which.
 fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<String> {
+    lock::join_writers()?;
     let snapshot = Snapshot::latest();
     let tier = match tier {
         Some(tier) => tier,
         None => account(spi, &snapshot, call)?.tier,
     };
     call.dimensions.tier.clone_from(&tier);
-    let limits = config::limits(spi, &snapshot)?;
+    let limits = limits(spi, &snapshot, call)?;
     let d = &call.dimensions;
     let mut keys: Vec<_> =
         precedence::governing(&limits, d).map(|limit| Counter::lock_key(limit, d)).collect();
@@ -156,15 +156,6 @@ fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<Str
     keys.extend(run.map(|rule| Counter::lock_key(&rule, d)));
     lock::acquire_all(keys);
     Ok(tier)
-}
-
-fn denied_by(assessments: &[Assessment]) -> Result<Option<String>> {
-    for assessment in assessments {
-        if assessment.limit.action == Action::Deny && assessment.exceeded()? {
-            return Ok(Some(assessment.limit.name.clone()));
-        }
-    }
-    Ok(None)
 }
 
 /// What refuses a call whatever its counters say.
@@ -188,18 +179,27 @@ fn refused_outright(
         verdict.details.insert("scope".into(), "account".into());
         return Ok(Some(verdict));
     }
-    let forbidden = |allowed: &Option<Vec<String>>, names: &[Option<&str>]| match allowed {
-        Some(patterns) if names.iter().any(Option::is_some) => !patterns.iter().any(|pattern| {
+    let given = call.requested_model.as_deref();
+    if let Some(patterns) = account.allowed_models.as_ref().filter(|_| given.is_some()) {
+        let dated = given.map(model_name::without_prefix);
+        let spelt = given.map(str::to_lowercase);
+        let allows = |pattern: &String| {
             let pattern = pattern.to_lowercase();
-            names.iter().flatten().any(|name| model_name::matches(&pattern, &name.to_lowercase()))
-        }),
-        _ => false,
-    };
-    let model = call.dimensions.model.as_deref();
-    if forbidden(&account.allowed_models, &[model, call.requested_model.as_deref()]) {
-        return Ok(Some(refuse(Reason::ModelNotAllowed)));
+            // A pattern with a provider's prefix is about the name as it was given.
+            let names = match pattern.contains('/') {
+                true => [spelt.as_deref(), None],
+                false => [call.dimensions.model.as_deref(), dated.as_deref()],
+            };
+            names.into_iter().flatten().any(|name| model_name::matches(&pattern, name))
+        };
+        if !patterns.iter().any(allows) {
+            return Ok(Some(refuse(Reason::ModelNotAllowed)));
+        }
     }
-    if forbidden(&account.allowed_features, &[call.dimensions.feature.as_deref()]) {
+    if let Some((patterns, feature)) =
+        account.allowed_features.as_ref().zip(call.dimensions.feature.as_deref())
+        && !patterns.iter().any(|pattern| model_name::matches(pattern, feature))
+    {
         return Ok(Some(refuse(Reason::FeatureNotAllowed)));
     }
     let deny_unpriced = settings::UNPRICED_MODEL.get() == settings::Refusal::Deny;

@@ -125,8 +125,9 @@ impl View {
         if of_user && self.user_id.is_some() && call.user_id == self.user_id {
             return true;
         }
-        let of_tenant = limit.filter.tenant_id.is_some()
-            || limit.per.iter().any(|per| matches!(per, Per::Tenant | Per::Run | Per::User));
+        // A user's rule without a tenant sums other tenants too.
+        let of_tenant = !limit.is_platform()
+            && (limit.filter.user_id.is_none() || limit.filter.tenant_id.is_some());
         of_tenant && if of_user { self.role.sees_people() } else { self.role.sees_tenant_totals() }
     }
 }

@@ -4,6 +4,7 @@ use crate::ledger::config;
 use crate::ledger::usage::PriceSource;
 use crate::pg::spi::{Snapshot, Spi};
 use crate::settings;
+use ai_limiter_domain::call::MAX_COUNT;
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Call, Timestamp, error::Result};
 
@@ -23,7 +24,7 @@ impl Estimate {
 }
 
 /// A given cost is the estimate, whatever the model. Output tokens that a call to a model does not
-/// bound are `ai_limiter.default_output_tokens`; input tokens that it does not name cost nothing yet.
+/// bound are `ai_limiter.default_output_tokens` for each request; input tokens that it does not name cost nothing yet.
 pub fn estimate(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Estimate> {
     let mut size = Size {
         requests: call.requests,
@@ -32,7 +33,8 @@ pub fn estimate(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> R
         cost_usd: call.cost_usd,
     };
     if call.requested_model.is_some() && size.output_tokens.is_none() && size.cost_usd.is_none() {
-        size.output_tokens = Some(i64::from(settings::DEFAULT_OUTPUT_TOKENS.get()));
+        let each = i64::from(settings::DEFAULT_OUTPUT_TOKENS.get());
+        size.output_tokens = Some(each.saturating_mul(call.requests).min(MAX_COUNT));
     }
     if size.cost_usd.is_some() {
         return Ok(Estimate { size, source: Some(PriceSource::Caller), price_id: None });

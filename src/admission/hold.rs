@@ -5,7 +5,6 @@ use super::caller::Caller;
 use crate::ledger::holds::{self, Hold};
 use crate::ledger::{config, denials, id, idempotency, partitions};
 use crate::pg::clock;
-use crate::pg::lock;
 use crate::pg::owner::as_owner;
 use crate::settings;
 use ai_limiter_domain::limit::Size;
@@ -45,7 +44,6 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
                 .map_err(|_| Error::invalid("the key's first answer cannot be read"));
         }
     }
-    lock::join_writers()?;
     let view = caller.view()?;
     let question = Question {
         view: &view,
@@ -55,14 +53,11 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         least_cost_usd: None,
         created_at: None,
     };
-    let assessed = assess(&mut call, &question)?;
-    let Assessed { verdict, estimate, now, denied_by } = assessed;
+    let Assessed { verdict, estimate, now } = assess(&mut call, &question)?;
     if !verdict.allowed {
         // Unreadable tables are why a degraded verdict was given: they are not written either.
         if verdict.reason != Reason::Degraded {
-            as_owner(|spi| {
-                denials::insert(spi, &call.dimensions, &verdict, denied_by.as_deref(), now)
-            })?;
+            as_owner(|spi| denials::insert(spi, &call.dimensions, &verdict, now))?;
         }
         return Ok(verdict.answer(now, None));
     }
@@ -111,7 +106,6 @@ pub struct Extend {
 pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
     let id = request.id;
     let ttl = ttl(request.ttl_microseconds)?;
-    lock::join_writers()?;
     holds::lock(id);
     let hold = as_owner(|spi| holds::find(spi, id))?
         .filter(|h| caller.may_act_for(h.dimensions.tenant_id, h.dimensions.user_id));
@@ -137,7 +131,7 @@ pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
         least_cost_usd: hold.size.cost_usd,
         created_at: Some(hold.created_at),
     };
-    let Assessed { verdict, estimate, now, .. } = assess(&mut call, &question)?;
+    let Assessed { verdict, estimate, now } = assess(&mut call, &question)?;
     if !verdict.allowed {
         return Ok(verdict.answer(now, None));
     }

@@ -27,7 +27,7 @@ pub fn standings(view: &View, account: &mut Dimensions) -> Result<Vec<Standing>>
         let now = clock::now();
         let of = config::account(spi, &snapshot, account.tenant_id, account.user_id)?;
         account.tier.clone_from(&of.tier);
-        let limits = config::limits(spi, &snapshot)?;
+        let limits = config::limits_of(spi, &snapshot, account.tenant_id, account.user_id)?;
         let applies = |limit: &&Limit| {
             limit.conditions().iter().all(|c| c.may_hold(account))
                 && precedence::replaced_by(limit, &limits, account).is_none()

@@ -113,7 +113,8 @@ fn settle_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite> {
 
 /// Tokens as given at `tokens` and `tokens + 1`, else as the object at `object` has them.
 pub fn token_usage(args: &Arguments, object: usize, tokens: usize) -> Result<TokenUsage> {
-    let said = args.json(object).map(|json| usage::parse(&json)).transpose()?.unwrap_or_default();
+    let said = args.json(object, "usage")?;
+    let said = said.map(|json| usage::parse(&json)).transpose()?.unwrap_or_default();
     Ok(TokenUsage {
         input_tokens: call::count(args.get(tokens), "input_tokens")?.or(said.input_tokens),
         output_tokens: call::count(args.get(tokens + 1), "output_tokens")?.or(said.output_tokens),

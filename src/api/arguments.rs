@@ -1,9 +1,9 @@
 //! Reading the arguments of a call: eleven that many functions share, in the order of `sql/`.
 
-use crate::pg::numeric;
+use crate::pg::{json, numeric};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::{Call, Dimensions, Timestamp, error::Result};
-use pgrx::{FromDatum, JsonB, pg_sys};
+use pgrx::{FromDatum, pg_sys};
 use uuid::Uuid;
 
 /// How many arguments [`Arguments::call`] reads.
@@ -28,8 +28,14 @@ impl Arguments {
         self.get::<pgrx::Uuid>(index).map(|v| Uuid::from_bytes(*v.as_bytes()))
     }
 
-    pub fn json(&self, index: usize) -> Option<serde_json::Value> {
-        self.get::<JsonB>(index).map(|v| v.0)
+    /// A `jsonb`; `what` names it in an error.
+    pub fn json(&self, index: usize, what: &str) -> Result<Option<serde_json::Value>> {
+        // SAFETY: as promised to `new`.
+        unsafe {
+            pgrx::fcinfo::pg_getarg_datum(self.0, index)
+                .map(|datum| json::from_jsonb(datum, what))
+                .transpose()
+        }
     }
 
     pub fn timestamp(&self, index: usize) -> Option<Timestamp> {
@@ -38,7 +44,7 @@ impl Arguments {
 
     /// The shared arguments of a call, checked; the account is as given, the tier not yet known.
     pub fn call(&self, requests: i64) -> Result<(Call, Option<Uuid>, Option<Uuid>)> {
-        let attributes = self.json(7);
+        let attributes = self.json(7, "attributes")?;
         let mut call = Call {
             dimensions: Dimensions {
                 feature: call::text(self.get(4), "feature")?,

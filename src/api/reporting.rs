@@ -31,7 +31,7 @@ fn uuid(id: Option<pgrx::Uuid>) -> Option<uuid::Uuid> {
     id.map(|id| uuid::Uuid::from_bytes(*id.as_bytes()))
 }
 
-/// A name and four numbers that are shown only to who may see them.
+/// A number that is shown only to who may see it.
 pub fn shown(visible: bool, amount: Amount) -> Option<AnyNumeric> {
     visible.then(|| from_amount(amount))
 }
@@ -145,8 +145,15 @@ fn get_ai_cost_alerts() -> Answered<Rows> {
                 subject => format!(" ({subject})"),
             };
             let message = format!(
-                "{}{whose}: {} of {} {unit} used in this {}",
-                limit.name, alert.used, limit.amount, limit.period_name
+                "{}{whose}: {} of {} {unit} used {}",
+                limit.name,
+                alert.used,
+                limit.amount,
+                match limit.period {
+                    Period::Total => "in all".to_owned(),
+                    Period::Rolling(interval) => format!("in the last {interval}"),
+                    Period::Calendar(unit) => format!("in the running {unit}"),
+                }
             );
             let ratio = AnyNumeric::try_from(format!("{:.4}", alert.ratio).as_str()).ok();
             columns![
@@ -223,6 +230,10 @@ fn get_ai_cost(
             .iter()
             .map(|name| Grouping::parse(required(name.as_deref(), "an element of group_by")?))
             .collect::<Result<Vec<_>>>()?;
+        if groupings.len() > MAX_GROUPINGS {
+            return Err(Error::invalid("group_by has too many dimensions")
+                .detail(format!("At most {MAX_GROUPINGS} are kept apart.")));
+        }
         let scope = cost_scope(&caller, &groupings)?;
         let account =
             as_owner(|spi| config::account(spi, &Snapshot::latest(), caller.tenant_id(), None))?;
@@ -238,6 +249,9 @@ fn get_ai_cost(
         Ok(Rows(rows.collect()))
     })
 }
+
+/// Most dimensions of one report.
+const MAX_GROUPINGS: usize = 16;
 
 /// Everything, the tenant, or the caller's own rows.
 fn cost_scope(caller: &Caller, groupings: &[Grouping]) -> Result<Scope> {

@@ -14,16 +14,20 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 #[pg_extern(sql = false)]
-fn checked_limit(row: JsonB) -> Answered<JsonB> {
+fn checked_limit(row: &str) -> Answered<JsonB> {
     answered(|| {
-        let limit = as_owner(|spi| config::proposed_limit(spi, &row.0))?;
+        let limit = as_owner(|spi| config::proposed_limit(spi, row))?;
         Ok(JsonB(json!({ "model": limit.filter.model, "provider": limit.filter.provider })))
     })
 }
 
-#[pg_extern(sql = false)]
-fn begin_limit_change() -> Answered<()> {
-    answered(rule_change::begin)
+/// A trigger itself, so that nobody needs the right to call what keeps writers out.
+#[pg_trigger(sql = false)]
+fn ai_limits_change<'a>(
+    _trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, std::convert::Infallible> {
+    rule_change::begin().unwrap_or_else(|error| raise(error));
+    Ok(None)
 }
 
 type Row<'a> = PgHeapTuple<'a, pgrx::AllocatedByRust>;
@@ -34,6 +38,7 @@ fn ai_usage_insert<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<Row<'a>>, std::convert::Infallible> {
     let row = trigger.new().map(PgHeapTuple::into_owned);
+    check_attributes(trigger).unwrap_or_else(|error| raise(error));
     let row = row.map(|row| complete(row).unwrap_or_else(|error| raise(error)));
     Ok(row)
 }
@@ -55,7 +60,6 @@ fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
     if let Some(provider) = column::<String>(&row, "provider")? {
         set(&mut row, "provider", Some(provider.to_lowercase()))?;
     }
-    call::attributes(column::<JsonB>(&row, "attributes")?.map(|a| a.0).as_ref())?;
     call::api_key_id(column(&row, "api_key_id")?)?;
     for name in ["requests", "input_tokens", "output_tokens"] {
         call::count(column(&row, name)?, name)?;
@@ -68,6 +72,25 @@ fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
         set(&mut row, "tier", Some(account.tier))?;
     }
     Ok(row)
+}
+
+/// The row's attributes, read from the tuple itself: see [`json`](crate::pg::json).
+fn check_attributes(trigger: &pgrx::PgTrigger) -> Checked<()> {
+    let data = trigger.trigger_data();
+    let mut is_null = false;
+    // SAFETY: the new row of an insert and its relation's descriptor, as Postgres passed them; the
+    // column is a jsonb.
+    let attributes = unsafe {
+        let descriptor = (*data.tg_relation).rd_att;
+        let column = pg_sys::SPI_fnumber(descriptor, c"attributes".as_ptr());
+        let tuple = data.tg_trigtuple;
+        let datum = pg_sys::SPI_getbinval(tuple, descriptor, column, &raw mut is_null);
+        if is_null {
+            return Ok(());
+        }
+        crate::pg::json::from_jsonb(datum, "attributes")?
+    };
+    call::attributes(Some(&attributes)).map(|_| ())
 }
 
 fn id(value: pgrx::Uuid) -> uuid::Uuid {

@@ -77,14 +77,19 @@ impl<'a> Counter<'a> {
             window: window(limit, at, &zone),
             zone,
             conditions,
-            overriding: precedence::overriding(limit, all).map(Limit::conditions).collect(),
+            // Thousands of rows may override one rule for one user each: only those that can match a
+            // call of this subject matter to its sum.
+            overriding: precedence::overriding(limit, all)
+                .filter(|other| !other.filter.disjoint(&limit.subject_filter(call)))
+                .map(Limit::conditions)
+                .collect(),
         }
     }
 
     /// The lock that admission into this counter holds. Without the window: two calls that see
     /// different windows of one subject, because a zone was just edited, still wait for each other.
     pub fn lock_key(limit: &Limit, call: &Dimensions) -> Key {
-        Key::new(Class::Counter, &(limit.id, limit.subject_name(call)))
+        Key::new(Class::Counter, &format!("{} {:?}", limit.id, limit.subject_key(call)))
     }
 
     /// Whether only holds count.

@@ -54,7 +54,7 @@ pub fn tally<'a>(
         FROM ai_limiter.ai_reservations WHERE state = 'open' AND expires_at > $2 \
             AND ($3 IS NULL OR tenant_id = $3 OR user_id = $4)";
     let mut zones = Zones::read(spi, snapshot)?;
-    let mut cells: HashMap<(usize, String), Cell> = HashMap::new();
+    let mut cells: HashMap<(usize, Vec<String>), Cell> = HashMap::new();
     let earliest = limits.iter().map(|l| earliest(l.period, now)).min().unwrap_or(now);
     let args = [
         earliest.into(),
@@ -76,7 +76,7 @@ pub fn tally<'a>(
             if !window.contains(at) {
                 continue;
             }
-            let cell = cells.entry((index, limit.subject_name(&call))).or_insert_with(|| Cell {
+            let cell = cells.entry((index, limit.subject_key(&call))).or_insert_with(|| Cell {
                 call: call.clone(),
                 window,
                 buckets: BTreeMap::new(),
@@ -87,7 +87,7 @@ pub fn tally<'a>(
     })?;
     let mut tallied = cells
         .into_iter()
-        .map(|((index, subject), cell)| finish(&limits[index], subject, cell, now))
+        .map(|((index, _), cell)| finish(&limits[index], cell, now))
         .collect::<Result<Vec<_>>>()?;
     tallied.sort_by(|a, b| {
         (&a.limit.name, a.limit.id, &a.subject).cmp(&(&b.limit.name, b.limit.id, &b.subject))
@@ -108,7 +108,7 @@ fn add(cell: &mut Cell, limit: &Limit, at: Timestamp, is_hold: bool, amount: Amo
     Ok(())
 }
 
-fn finish(limit: &Limit, subject: String, cell: Cell, now: Timestamp) -> Result<Tallied<'_>> {
+fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied<'_>> {
     let (used, held, resets_at) = match limit.period {
         Period::Rolling(interval) => {
             let sum = rolling::sum(interval, now, cell.buckets.into_values())?;
@@ -120,6 +120,7 @@ fn finish(limit: &Limit, subject: String, cell: Cell, now: Timestamp) -> Result<
             (used, held, cell.window.end)
         }
     };
+    let subject = limit.subject_name(&cell.call);
     Ok(Tallied { limit, call: cell.call, subject, window: cell.window, used, held, resets_at })
 }
 

@@ -1,6 +1,7 @@
 //! Configuration, read afresh at each call under the latest snapshot: nothing is cached, so that no
 //! call can meet a rule, a tier or a zone that is no longer committed.
 
+use crate::pg::json;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use crate::settings;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Deserialize)]
 pub struct Account {
     pub tier: String,
-    /// False when `ai_limiter.default_tier` names none.
+    /// False when `ai_limiter.default_tier` names none, or a restore has not got to it yet.
     pub tier_exists: bool,
     pub role: Option<String>,
     pub suspended: bool,
@@ -96,19 +97,38 @@ pub fn limits(spi: &Spi, snapshot: &Snapshot) -> Result<Vec<Limit>> {
     spi.read_at(snapshot, SQL, &[], |row| limit(row.json(1)))
 }
 
-/// The rule that a row of `ai_limits`, as JSON, is about to be.
-pub fn proposed_limit(spi: &Spi, row: &Value) -> Result<Limit> {
+/// The enabled rules that matter to an account's calls: its own and everybody's, and those of others
+/// that take precedence over a rule whose counter it shares with them.
+pub fn limits_of(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    tenant: Uuid,
+    user: Option<Uuid>,
+) -> Result<Vec<Limit>> {
+    const SQL: &str = concat!(
+        "WITH shared AS (SELECT g.name, \
+                bool_or(g.user_id IS NULL AND NOT 'user' = ANY (g.per)) AS by_users, \
+                bool_or(g.tenant_id IS NULL AND NOT g.per && '{tenant,user,run}') AS by_tenants \
+            FROM ai_limiter.ai_limits g WHERE g.enabled AND g.managed_by = 'platform' GROUP BY g.name) \
+        SELECT ",
+        limit_document!(),
+        " FROM ai_limiter.ai_limits l LEFT JOIN shared s ON s.name = l.name WHERE l.enabled \
+            AND (l.user_id IS NULL OR l.user_id = $2 OR s.by_users) \
+            AND (l.tenant_id IS NULL OR l.tenant_id = $1 OR s.by_tenants) ORDER BY l.id"
+    );
+    spi.read_at(snapshot, SQL, &[tenant.into(), Arg::Uuid(user)], |row| limit(row.json(1)))
+}
+
+/// The rule that a row of `ai_limits`, as the text of its JSON, is about to be.
+pub fn proposed_limit(spi: &Spi, row: &str) -> Result<Limit> {
     const SQL: &str = concat!(
         "SELECT ",
         limit_document!(),
-        " FROM jsonb_populate_record(NULL::ai_limiter.ai_limits, $1) l"
+        "::text FROM jsonb_populate_record(NULL::ai_limiter.ai_limits, $1::jsonb) l"
     );
-    let rows = spi.read(SQL, &[Arg::Jsonb(row.to_string())], |row| Ok(row.json(1)))?;
+    let rows = spi.read(SQL, &[row.into()], |row| Ok(row.text(1)))?;
     let document = required(rows.into_iter().next().flatten(), "limit")?;
-    // The columns have their types; only arrays can still have another shape.
-    let document = serde_json::from_value::<LimitDocument>(document)
-        .map_err(|_| Error::invalid("per and alert_at must be one-dimensional arrays"))?;
-    Limit::try_from(document)
+    Limit::try_from(json::parse::<LimitDocument>(&document, "limit")?)
 }
 
 fn limit(document: Option<Value>) -> Result<Limit> {
@@ -130,7 +150,7 @@ pub fn suspension(spi: &Spi, snapshot: &Snapshot, call: &Dimensions) -> Result<O
         call.model.as_deref().into(),
         call.feature.as_deref().into(),
         call.api_key_id.as_deref().into(),
-        call.run_id.as_deref().into(),
+        call.run_id.as_deref().map(|run| run_subject(call.tenant_id, run)).as_deref().into(),
     ];
     let rows = spi.read_at(snapshot, SQL, &args, |row| {
         let scope = required(row.text(1), "scope")?;
@@ -215,4 +235,9 @@ pub fn overlapping_price(
     let args =
         [Arg::Int(Some(id)), Arg::Uuid(tenant), provider.into(), model.into(), valid_during.into()];
     Ok(spi.read(SQL, &args, |row| Ok(row.int(1)))?.into_iter().next().flatten())
+}
+
+/// A run as [`suspension`] knows it: within its tenant.
+fn run_subject(tenant: Uuid, run: &str) -> String {
+    if tenant.is_nil() { run.to_owned() } else { format!("{tenant}/{run}") }
 }

@@ -46,7 +46,7 @@ pub fn no_such_reservation(id: Uuid) -> Error {
 }
 
 pub fn lock(id: Uuid) {
-    lock::acquire(&Key::new(Class::Reservation, &id));
+    lock::acquire(&Key::new(Class::Reservation, &id.to_string()));
 }
 
 pub fn insert(spi: &Spi, hold: &Hold) -> Result<()> {

@@ -24,7 +24,7 @@ pub fn answer(
 ) -> Result<Option<Value>> {
     const SQL: &str = "SELECT answer, arguments_hash = pg_catalog.sha256(pg_catalog.convert_to($3, 'UTF8')) \
         FROM ai_limiter.ai_idempotency WHERE tenant_id = $1 AND key = $2 AND created_at > $4";
-    lock::acquire(&Key::new(Class::IdempotencyKey, &(tenant, key)));
+    lock::acquire(&Key::new(Class::IdempotencyKey, &format!("{tenant} {key}")));
     let args = [tenant.into(), key.into(), arguments.into(), forgotten_before(now).into()];
     let rows = spi.read(SQL, &args, |row| Ok((row.json(1), row.boolean(2))))?;
     match rows.into_iter().next() {

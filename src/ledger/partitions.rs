@@ -54,7 +54,7 @@ pub fn ensure_ahead(now: Timestamp) -> Result<i32> {
 }
 
 fn makers() -> Key {
-    Key::new(Class::Partitions, &"ai_usage")
+    Key::new(Class::Partitions, "ai_usage")
 }
 
 fn month_of(at: Timestamp) -> Result<Date> {

@@ -54,11 +54,12 @@ pub fn begin() -> Result<()> {
 
 fn excluded_writers() -> Result<bool> {
     for (queue, give_way) in TRIES {
-        let tried = subtransaction::attempt(|| {
+        let exclude = || {
             let settings = guc::Scope::new();
             settings.set(c"lock_timeout", &milliseconds(queue));
             lock::exclude_writers()
-        })?;
+        };
+        let tried = subtransaction::attempt(exclude, |()| true)?;
         match tried {
             Ok(()) => return Ok(true),
             Err(error)
@@ -85,11 +86,14 @@ fn sleep(milliseconds: u32) {
 }
 
 fn report_blockers() -> Result<()> {
-    // A prepared transaction has no process; its lock names it by its number.
+    // A prepared transaction has no process; it is known by the lock on its own number, which has
+    // the same virtual transaction.
     const SQL: &str = "SELECT string_agg(DISTINCT coalesce('process ' || l.pid, \
             'prepared transaction \"' || p.gid || '\"'), ', ') \
         FROM pg_locks l \
-        LEFT JOIN pg_prepared_xacts p ON l.virtualtransaction = '-1/' || p.transaction \
+        LEFT JOIN pg_locks t ON l.pid IS NULL AND t.pid IS NULL AND t.locktype = 'transactionid' \
+            AND t.granted AND t.virtualtransaction = l.virtualtransaction \
+        LEFT JOIN pg_prepared_xacts p ON p.transaction = t.transactionid \
         WHERE l.locktype = 'relation' AND l.relation = $1::oid AND l.granted \
           AND l.pid IS DISTINCT FROM pg_backend_pid() \
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";

@@ -8,10 +8,15 @@
 use super::relation;
 use ai_limiter_domain::error::Result;
 use pgrx::pg_sys;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ffi::c_int;
+
+unsafe extern "C" {
+    /// Postgres's hash of bytes, which pgrx does not bind. It cannot raise.
+    fn hash_bytes_extended(bytes: *const u8, length: c_int, seed: u64) -> u64;
+}
 
 /// What an advisory lock of this extension guards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// One counter. Two counters that hash alike only wait for each other needlessly.
     Counter = 0xA101,
@@ -29,11 +34,13 @@ pub struct Key {
 }
 
 impl Key {
-    pub fn new(class: Class, what: &impl Hash) -> Self {
-        // Fixed keys: every backend runs this binary, so all agree.
-        let mut hasher = DefaultHasher::new();
-        what.hash(&mut hasher);
-        Self { class, hash: hasher.finish() }
+    /// A lock on whatever has this name within the class.
+    pub fn new(class: Class, name: &str) -> Self {
+        // Postgres's own hash: backends that run two builds of this library, as during an upgrade,
+        // must agree.
+        // SAFETY: reads `name`'s bytes.
+        let hash = unsafe { hash_bytes_extended(name.as_ptr(), name.len() as i32, 0) };
+        Self { class, hash }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod guc;
+pub mod json;
 pub mod lock;
 pub mod numeric;
 pub mod owner;

@@ -36,17 +36,19 @@ pub fn code_of(error: &CaughtError) -> PgSqlErrorCode {
 }
 
 /// Runs `work`; an error that says the ledger cannot be read is rolled back and given back as its
-/// code. A domain error is the caller's mistake and passes through.
+/// code. A domain error is the caller's mistake and passes through. Where the result is not one that
+/// `keeps`, the locks that were taken are given back at once.
 ///
 /// In parallel mode there are no subtransactions: errors are raised there as they are.
 pub fn catch<R>(
     work: impl FnOnce() -> Result<R>,
+    keeps: impl FnOnce(&R) -> bool,
 ) -> Result<std::result::Result<R, PgSqlErrorCode>> {
     // SAFETY: reads a flag.
     if unsafe { pg_sys::IsInParallelMode() } {
         return work().map(Ok);
     }
-    match attempt(work)? {
+    match attempt(work, keeps)? {
         Ok(value) => Ok(Ok(value)),
         Err(error) if is_unreadable(code_of(&error)) => Ok(Err(code_of(&error))),
         Err(error) => error.rethrow(),
@@ -56,7 +58,11 @@ pub fn catch<R>(
 /// Runs `work` in a subtransaction. An error rolls it back before it is given back: raised from
 /// within, it would leave our subtransaction to an exception block of the caller's, which would
 /// take it for its own.
-pub fn attempt<R>(work: impl FnOnce() -> Result<R>) -> Result<std::result::Result<R, CaughtError>> {
+#[allow(clippy::result_large_err)] // the error is what pgrx caught
+pub fn attempt<R>(
+    work: impl FnOnce() -> Result<R>,
+    keeps: impl FnOnce(&R) -> bool,
+) -> Result<std::result::Result<R, CaughtError>> {
     // SAFETY: the sequence of PL/pgSQL's exception block: remember where we are, begin, and on
     // either way out end the subtransaction and return to that memory context and owner.
     unsafe {
@@ -64,15 +70,15 @@ pub fn attempt<R>(work: impl FnOnce() -> Result<R>) -> Result<std::result::Resul
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
         let mut work = Some(AssertUnwindSafe(work));
-        let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
-            let work = work.take().expect("runs once");
-            Ok((work.0)())
-        }))
-        .catch_others(Err)
-        .execute();
+        let run = AssertUnwindSafe(|| Ok((work.take().expect("runs once").0)()));
+        let outcome = PgTryBuilder::new(run).catch_others(Err).execute();
         let result = match outcome {
             Ok(result) => {
-                pg_sys::ReleaseCurrentSubTransaction();
+                if result.as_ref().is_ok_and(keeps) {
+                    pg_sys::ReleaseCurrentSubTransaction();
+                } else {
+                    pg_sys::RollbackAndReleaseCurrentSubTransaction();
+                }
                 result.map(Ok)
             }
             Err(error) => {

@@ -11,7 +11,8 @@ use std::ffi::c_void;
 
 thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
-    /// The command by which the rules were found sound, with writers kept out.
+    /// The command by which the rules were found sound, with writers kept out; an invalid one when
+    /// they must be looked at again.
     static CHECKED_AT: Cell<Option<pg_sys::CommandId>> = const { Cell::new(None) };
 }
 
@@ -19,7 +20,10 @@ thread_local! {
 pub fn rules_are_checked() {
     if !REGISTERED.replace(true) {
         // SAFETY: registered once in the life of the backend, for all its transactions.
-        unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) };
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+            pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), std::ptr::null_mut());
+        }
     }
     CHECKED_AT.set(Some(current_command()));
 }
@@ -54,5 +58,21 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _unused: *mut
             CHECKED_AT.set(None);
         }
         _ => {}
+    }
+}
+
+/// What was written before a savepoint may be there again after a rollback to it.
+///
+/// # Safety
+/// Called by Postgres.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_end_of_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _mine: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _unused: *mut c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB && CHECKED_AT.get().is_some() {
+        CHECKED_AT.set(Some(pg_sys::InvalidCommandId));
     }
 }

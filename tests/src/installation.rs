@@ -104,6 +104,8 @@ impl Postgres {
         }
         // pg_regress and some modules would load the system's libpq, which may be older or absent.
         command.env("LD_LIBRARY_PATH", self.prefix.join("lib"));
+        // Else pgrx would add a backtrace to the DETAIL of every error.
+        command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
         command
     }

@@ -1,0 +1,26 @@
+//! `jsonb` from outside, by its text: what serde_json cannot read (1e400, or more than 127 levels) is
+//! the caller's mistake and not an internal error.
+
+use ai_limiter_domain::{Error, error::Result};
+use pgrx::pg_sys;
+use serde_json::Value;
+use std::ffi::CStr;
+
+/// # Safety
+/// `datum` is a `jsonb`.
+pub unsafe fn from_jsonb(datum: pg_sys::Datum, what: &str) -> Result<Value> {
+    // SAFETY: jsonb_out gives a palloc'd C string, in the database's encoding, which is UTF8.
+    let text = unsafe {
+        pgrx::direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)])
+            .map(|text| text.to_string_lossy())
+            .unwrap_or_default()
+    };
+    parse(&text, what)
+}
+
+pub fn parse<T: serde::de::DeserializeOwned>(text: &str, what: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|_| {
+        Error::invalid(format!("{what} cannot be read"))
+            .detail("A number is too large, it is nested too deep, or a value has another type.")
+    })
+}
