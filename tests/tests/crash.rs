@@ -175,10 +175,20 @@ fn an_edit_names_the_prepared_transaction_that_blocks_it() {
     client.run("BEGIN");
     assert!(reserve(&mut client, "cost_usd => 0.5").allowed);
     client.run("PREPARE TRANSACTION 'forgotten'");
-    let edit = "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
-        VALUES ('late', 'requests', 'total', 10)";
-    let error = client.rows(edit).unwrap_err();
-    assert_eq!(sqlstate(&error), "55P03");
-    // It has no process that could be ended: only its name helps.
-    assert!(explained(&error).contains("forgotten"), "{}", explained(&error));
+    for restarted in [false, true] {
+        if restarted {
+            cluster.stop_immediately();
+            cluster.start_again();
+            client = database.connect();
+        }
+        let error = client
+            .rows(
+                "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
+                 VALUES ('late', 'requests', 'total', 10)",
+            )
+            .unwrap_err();
+        assert_eq!(sqlstate(&error), "55P03");
+        // It has no process that could be ended: only its name helps.
+        assert!(explained(&error).contains("forgotten"), "{}", explained(&error));
+    }
 }
