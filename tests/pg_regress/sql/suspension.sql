@@ -11,7 +11,7 @@ CREATE VIEW public.blocked AS
 SELECT scope, subject, bool_or(matches AND allowed) AS lets_some_through, bool_and(matches OR allowed) AS others_pass
 FROM (SELECT s.scope, s.subject, is_acme, is_alice, is_gpt, is_chat, is_key, is_run,
              CASE s.scope WHEN 'all' THEN true WHEN 'tenant' THEN is_acme WHEN 'user' THEN is_alice WHEN 'model' THEN is_gpt
-                          WHEN 'feature' THEN is_chat WHEN 'api_key_id' THEN is_key WHEN 'run' THEN is_run END AS matches,
+                          WHEN 'feature' THEN is_chat WHEN 'api_key_id' THEN is_key WHEN 'run' THEN is_run AND is_acme = (s.subject LIKE '%/%') END AS matches,
              (ai_limiter.check_ai_limit(
                  tenant_id => CASE WHEN is_acme THEN 'acacacac-0000-0000-0000-000000000000'::uuid END,
                  user_id => CASE WHEN is_alice THEN 'a11ce000-0000-0000-0000-000000000000'::uuid END,
@@ -41,6 +41,10 @@ SELECT resume_ai('api_key_id', 'key-1') AS resumed;
 SELECT suspend_ai('run', 'run-1');
 SELECT scope, named(subject) AS subject, lets_some_through, others_pass FROM blocked;
 SELECT resume_ai('run', 'run-1') AS resumed;
+-- A tenant's run is named with the tenant, as another tenant may have a run of the same name.
+SELECT suspend_ai('run', :'acme' || '/run-1');
+SELECT scope, named(subject) AS subject, lets_some_through, others_pass FROM blocked;
+SELECT resume_ai('run', :'acme' || '/run-1') AS resumed;
 SELECT suspend_ai('all');
 SELECT scope, named(subject) AS subject, lets_some_through, others_pass FROM blocked;
 SELECT resume_ai('all') AS resumed;
