@@ -32,6 +32,8 @@ start() {
 
 case "$command" in
     demo)
+        # Before anything is built: a mistake in its name shall not cost that wait.
+        [ -z "${3:-}" ] || [ -r "$3" ] || die "cannot read the trace \"$3\""
         prepare
         DATABASE_URL="$(start)"
         export DATABASE_URL

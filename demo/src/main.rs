@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> Result<()> {
-    // First: a mistake in the file's name shall not cost the wait for the story.
+    // First: a mistake in the file shall not cost the wait for the story.
     let trace = match arguments {
         [] => Trace::sample(),
         [path] if !path.starts_with('-') => Trace::read(Path::new(path))?,
