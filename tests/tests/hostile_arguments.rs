@@ -42,6 +42,9 @@ fn a_name_in_group_by_is_never_sql() {
             let sql = format!("SELECT * FROM ai_limiter.get_ai_cost(group_by => ARRAY['{name}'])");
             assert_eq!(outcome(&mut client, &sql), "22023", "{name}");
         }
+        let many = "SELECT * FROM ai_limiter.get_ai_cost(group_by =>
+            (SELECT array_agg('attribute:' || i) FROM generate_series(1, 60) i))";
+        assert_eq!(outcome(&mut client, many), "22023");
         let zone = "SELECT * FROM ai_limiter.get_ai_cost(timezone => 'UTC'' || x')";
         assert_eq!(outcome(&mut client, zone), "22023");
         run(&mut client, "RESET ROLE; SET standard_conforming_strings = on");
@@ -118,14 +121,17 @@ fn json_that_cannot_be_read_is_the_callers_mistake() {
     }
     assert_eq!(ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_usage"), "0");
     assert_eq!(ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_reservations"), "0");
-    // What else a provider says of a call must not keep its tokens from being booked.
+    // Such a usage object cannot settle a call; its tokens still can, and nothing is lost meanwhile.
     for other in ["1e400".to_owned(), nested(200)] {
+        let reserve = "SELECT reservation_id FROM ai_limiter.reserve_ai_usage(model => 'm')";
+        let hold = ask(&mut client, reserve);
+        let usage = format!(r#"{{"input_tokens": 5, "output_tokens": 6, "other": {other}}}"#);
+        let settle = format!("SELECT ai_limiter.settle_ai_usage('{hold}', '{usage}')");
+        assert_eq!(outcome(&mut client, &settle), "22023", "{other:.40}");
         let settle = format!(
-            "SELECT s.already_settled FROM ai_limiter.reserve_ai_usage(model => 'm') v,
-                ai_limiter.settle_ai_usage(v.reservation_id,
-                    '{{\"input_tokens\": 5, \"output_tokens\": 6, \"other\": {other}}}') s"
+            "SELECT already_settled FROM ai_limiter.settle_ai_usage('{hold}', input_tokens => 5)"
         );
-        assert_eq!(outcome(&mut client, &settle), "f", "{other:.40}");
+        assert_eq!(ask(&mut client, &settle), "f");
     }
     assert_eq!(ask(&mut client, "SELECT sum(input_tokens) FROM ai_limiter.ai_usage"), "10");
 }

@@ -222,6 +222,24 @@ fn a_session_without_claims_is_nobody_in_no_tenant() {
     assert_eq!(outcome(&mut client, reserve), "42501");
 }
 
+#[test]
+fn a_denial_on_record_does_not_name_the_platforms_limit() {
+    let database = database_with_secrets();
+    let mut client = database.connect();
+    let refused = format!(
+        "UPDATE ai_limiter.ai_limits SET enabled = false WHERE id = -3 OR name LIKE '%tenant';
+         SELECT ai_limiter.reserve_ai_usage('{}', '{}', cost_usd => 600)",
+        id(1),
+        id(1)
+    );
+    run(&mut client, &refused);
+    become_person(&mut client, 1, 1, Some("member"));
+    let denials =
+        "SELECT limit_name, reason, sum(denials) FROM ai_limiter.ai_denials GROUP BY 1, 2";
+    assert_eq!(ask(&mut client, denials), "platform|limit_exceeded|1");
+    assert_tells_no_secret(&ask(&mut client, "SELECT * FROM ai_limiter.ai_denials"));
+}
+
 /// A function that notes what it is shown, so cheap that the planner would like to run it first.
 #[test]
 fn a_leaky_condition_is_shown_only_rows_that_the_caller_may_see() {
