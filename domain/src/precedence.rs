@@ -2,8 +2,8 @@
 //! call only the most specific applies to it and counts it. A tenant's own rows never replace.
 
 use crate::call::Dimensions;
-use crate::error::Result;
-use crate::limit::{Limit, ManagedBy, tie_error};
+use crate::error::{Error, Kind, Result};
+use crate::limit::{Limit, ManagedBy};
 use std::collections::HashMap;
 
 /// The enabled platform rows of the same name that take precedence over `limit` where they match.
@@ -42,6 +42,16 @@ pub fn refuse_ties(all: &[Limit]) -> Result<()> {
         rivals.push(limit);
     }
     Ok(())
+}
+
+/// Two enabled platform rows of one name that could govern the same call.
+fn tie_error(a: &Limit, b: &Limit) -> Error {
+    Error::new(
+        Kind::CheckViolation,
+        format!("two limits named \"{}\" could govern the same call", a.name),
+    )
+    .detail(format!("Rows {} and {} are equally specific and their filters overlap.", a.id, b.id))
+    .hint("Change or disable the row that is there, or give one of them another name or a filter that excludes the other.")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use crate::Timestamp;
 use crate::amount::Amount;
 use crate::error::Result;
+use crate::window::DAY;
 use std::fmt;
 
 pub const BUCKETS: i64 = 60;
@@ -38,7 +39,7 @@ impl Interval {
 impl fmt::Display for Interval {
     /// Days and the time, whatever the session's IntervalStyle: `30 days`, `00:05:00`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (days, rest) = (self.0 / 86_400_000_000, self.0 % 86_400_000_000);
+        let (days, rest) = (self.0 / DAY, self.0 % DAY);
         if days > 0 {
             write!(f, "{days} day{}", if days == 1 { "" } else { "s" })?;
         }
@@ -115,8 +116,8 @@ mod tests {
     fn an_interval_is_named_in_days_and_time() {
         for (microseconds, name) in [
             (300_000_000, "00:05:00"),
-            (30 * 86_400_000_000, "30 days"),
-            (86_400_000_000 + 3_600_000_000, "1 day 01:00:00"),
+            (30 * DAY, "30 days"),
+            (DAY + 3_600_000_000, "1 day 01:00:00"),
             (1_500_000, "00:00:01.5"),
         ] {
             assert_eq!(Interval(microseconds).to_string(), name);

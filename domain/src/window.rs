@@ -72,9 +72,11 @@ pub trait Zone {
 }
 
 const SECOND: i64 = 1_000_000;
-const MINUTE: i64 = 60 * SECOND;
+/// In microseconds.
+pub const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
+/// A day of 24 hours, in microseconds.
+pub const DAY: i64 = 24 * HOUR;
 /// 2000-01-01 is Postgres's day zero.
 const EPOCH: Date = Date::constant(2000, 1, 1);
 

@@ -9,6 +9,7 @@ use crate::admission::hold::{self, Extend, Reserve};
 use crate::pg::clock;
 use crate::pg::numeric;
 use crate::pg::row::Composite;
+use crate::pg::uuid::to_pg;
 use ai_limiter_domain::Call;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result;
@@ -144,6 +145,6 @@ fn record_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<pgrx::Uuid> {
             idempotency_key: call::text(args.get(CALL + 2), "idempotency_key")?,
             created_at: args.timestamp(CALL + 3),
         };
-        charge::record(&caller, request).map(|id| pgrx::Uuid::from_bytes(*id.as_bytes()))
+        charge::record(&caller, request).map(to_pg)
     })
 }

@@ -1,5 +1,6 @@
 //! Reading the arguments of a call: eleven that many functions share, in the order of `sql/`.
 
+use crate::pg::uuid::from_pg;
 use crate::pg::{json, numeric};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::{Call, Dimensions, Timestamp, error::Result};
@@ -25,7 +26,7 @@ impl Arguments {
     }
 
     pub fn uuid(&self, index: usize) -> Option<Uuid> {
-        self.get::<pgrx::Uuid>(index).map(|v| Uuid::from_bytes(*v.as_bytes()))
+        self.get(index).map(from_pg)
     }
 
     /// A `jsonb`; `what` names it in an error.

@@ -3,6 +3,7 @@
 use super::{Answered, answered};
 use crate::admission::caller::Caller;
 use crate::pg::clock::PgZone;
+use crate::pg::uuid::to_pg;
 use ai_limiter_domain::window::{Unit, calendar_window};
 use ai_limiter_domain::{Error, Timestamp, model_name};
 use pgrx::datum::RangeBound;
@@ -10,12 +11,12 @@ use pgrx::prelude::*;
 
 #[pg_extern(sql = false)]
 fn ai_current_user() -> Answered<Option<pgrx::Uuid>> {
-    answered(|| Ok(Caller::current()?.user_id.map(|id| pgrx::Uuid::from_bytes(*id.as_bytes()))))
+    answered(|| Ok(Caller::current()?.user_id.map(to_pg)))
 }
 
 #[pg_extern(sql = false)]
 fn ai_current_tenant() -> Answered<pgrx::Uuid> {
-    answered(|| Ok(pgrx::Uuid::from_bytes(*Caller::current()?.tenant_id().as_bytes())))
+    answered(|| Ok(to_pg(Caller::current()?.tenant_id())))
 }
 
 #[pg_extern(sql = false)]

@@ -11,6 +11,7 @@ use crate::pg::clock;
 use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
+use crate::pg::uuid::to_pg;
 use crate::settings::RESERVATION_RETENTION;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::{Error, error::Result, model_name};
@@ -117,7 +118,6 @@ fn servers_only(what: &str) -> Result<()> {
 #[pg_extern(sql = false)]
 fn ai_counters() -> Answered<Rows> {
     answered(|| {
-        let id = |id: uuid::Uuid| pgrx::Uuid::from_bytes(*id.as_bytes());
         let rows = standing::counters(&Caller::current()?.view()?)?
             .into_iter()
             .map(|s| {
@@ -127,8 +127,8 @@ fn ai_counters() -> Answered<Rows> {
                     s.limit.name,
                     s.limit.id,
                     s.subject,
-                    tenant.map(id),
-                    user.map(id),
+                    tenant.map(to_pg),
+                    user.map(to_pg),
                     s.limit.metric.name(),
                     s.limit.period_name,
                     s.limit.action.name(),

@@ -14,6 +14,7 @@ use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
 use crate::pg::spi::Snapshot;
+use crate::pg::uuid::from_pg;
 use ai_limiter_domain::call::required;
 use ai_limiter_domain::window::{Unit, calendar_window, day_window};
 use ai_limiter_domain::{
@@ -27,10 +28,6 @@ pub fn timestamptz(at: Option<Timestamp>) -> Option<TimestampWithTimeZone> {
     at.and_then(|t| TimestampWithTimeZone::try_from(t.0).ok())
 }
 
-fn uuid(id: Option<pgrx::Uuid>) -> Option<uuid::Uuid> {
-    id.map(|id| uuid::Uuid::from_bytes(*id.as_bytes()))
-}
-
 /// A number that is shown only to who may see it.
 pub fn shown(visible: bool, amount: Amount) -> Option<AnyNumeric> {
     visible.then(|| from_amount(amount))
@@ -40,7 +37,7 @@ pub fn shown(visible: bool, amount: Amount) -> Option<AnyNumeric> {
 fn get_ai_limits(user_id: Option<pgrx::Uuid>, tenant_id: Option<pgrx::Uuid>) -> Answered<Rows> {
     answered(|| {
         let caller = Caller::current()?;
-        let (tenant_id, user_id) = caller.account(uuid(tenant_id), uuid(user_id))?;
+        let (tenant_id, user_id) = caller.account(tenant_id.map(from_pg), user_id.map(from_pg))?;
         let mut account = Dimensions { tenant_id, user_id, ..Dimensions::default() };
         let rows = standing::standings(&caller.view()?, &mut account)?
             .into_iter()
@@ -97,7 +94,7 @@ fn get_user_daily_ai_usage(
 ) -> Answered<Rows> {
     answered(|| {
         let caller = Caller::current()?;
-        let (tenant, user) = caller.account(None, uuid(user_id))?;
+        let (tenant, user) = caller.account(None, user_id.map(from_pg))?;
         // A server without a tenant asks for the user wherever they are.
         let everywhere = caller.is_server && caller.claimed_tenant.is_none();
         let scope = match user {

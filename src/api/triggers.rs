@@ -6,6 +6,7 @@ use crate::ledger::{config, rule_change};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
+use crate::pg::uuid::from_pg;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result as Checked;
 use ai_limiter_domain::{Error, model_name};
@@ -66,8 +67,8 @@ fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
     }
     if column::<String>(&row, "tier")?.is_none() {
         let tenant: Option<pgrx::Uuid> = column(&row, "tenant_id")?;
-        let tenant = required(tenant.map(id), "tenant_id")?;
-        let user = column::<pgrx::Uuid>(&row, "user_id")?.map(id);
+        let tenant = required(tenant.map(from_pg), "tenant_id")?;
+        let user = column::<pgrx::Uuid>(&row, "user_id")?.map(from_pg);
         let account = as_owner(|spi| config::account(spi, &Snapshot::latest(), tenant, user))?;
         set(&mut row, "tier", Some(account.tier))?;
     }
@@ -91,10 +92,6 @@ fn check_attributes(trigger: &pgrx::PgTrigger) -> Checked<()> {
         crate::pg::json::from_jsonb(datum, "attributes")?
     };
     call::attributes(Some(&attributes)).map(|_| ())
-}
-
-fn id(value: pgrx::Uuid) -> uuid::Uuid {
-    uuid::Uuid::from_bytes(*value.as_bytes())
 }
 
 fn column<'r, T>(row: &'r Row, name: &str) -> Checked<Option<T>>

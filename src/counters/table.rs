@@ -10,6 +10,7 @@ use super::{Counter, Reading};
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use ai_limiter_domain::filter::{Condition, Param};
 use ai_limiter_domain::rolling::{self, Bucket, Interval};
+use ai_limiter_domain::window::DAY;
 use ai_limiter_domain::{Amount, Metric, Period, Timestamp, error::Result};
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -109,8 +110,6 @@ fn sum_sql(
          FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {open}) c{group}"
     )
 }
-
-const DAY: i64 = 86_400_000_000;
 
 /// The beginning of a day, counted from 2000-01-01 UTC, as a constant.
 fn day_sql(day: i64) -> String {

@@ -10,7 +10,7 @@ use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::rolling::{self, Bucket};
-use ai_limiter_domain::window::Unit;
+use ai_limiter_domain::window::{DAY, Unit};
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, error::Result, precedence,
 };
@@ -126,7 +126,6 @@ fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied<'_>> {
 
 /// A bound before which no row can be in the rule's window, in whatever zone.
 fn earliest(period: Period, now: Timestamp) -> Timestamp {
-    const DAY: i64 = 86_400_000_000;
     let days = match period {
         Period::Total => return Timestamp(i64::MIN / 2),
         Period::Rolling(interval) => return interval.earliest(now),

@@ -6,7 +6,7 @@ use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use crate::settings;
 use ai_limiter_domain::call::required;
-use ai_limiter_domain::limit::LimitDocument;
+use ai_limiter_domain::limit_document::LimitDocument;
 use ai_limiter_domain::price::Price;
 use ai_limiter_domain::{
     Amount, Call, Dimensions, Error, Limit, Timestamp, error::Result, model_name,

@@ -3,15 +3,14 @@
 
 use crate::pg::spi::{Arg, Spi};
 use ai_limiter_domain::verdict::Verdict;
+use ai_limiter_domain::window::MINUTE;
 use ai_limiter_domain::{Dimensions, Timestamp, error::Result};
-
-const MINUTE_MICROSECONDS: i64 = 60_000_000;
 
 pub fn insert(spi: &Spi, call: &Dimensions, verdict: &Verdict, now: Timestamp) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_denials (minute, limit_name, limit_id, tenant_id, \
         user_id, model, feature, reason, estimated_cost_usd) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($9, 0))";
-    let minute = now.0 - now.0.rem_euclid(MINUTE_MICROSECONDS);
+    let minute = now.0 - now.0.rem_euclid(MINUTE);
     // Suspended and the like were decided by no limit.
     let binding = verdict.binding.as_ref();
     let args = [
@@ -47,7 +46,7 @@ pub fn merge(spi: &Spi, now: Timestamp) -> Result<()> {
         SELECT minute, limit_name, limit_id, tenant_id, user_id, model, feature, reason, \
             pg_catalog.sum(denials), pg_catalog.sum(estimated_cost_usd) \
         FROM taken GROUP BY 1, 2, 3, 4, 5, 6, 7, 8";
-    let minute = now.0 - now.0.rem_euclid(MINUTE_MICROSECONDS);
+    let minute = now.0 - now.0.rem_euclid(MINUTE);
     spi.write(SQL, &[Timestamp(minute).into()], |_| Ok(()))?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::pg::lock::{self, Class, Key};
 use crate::pg::owner::as_owner;
 use crate::pg::relation;
 use crate::pg::spi::Spi;
+use ai_limiter_domain::window::DAY;
 use ai_limiter_domain::{Error, Timestamp, error::Result};
 use jiff::civil::Date;
 use jiff::{Span, ToSpan};
@@ -21,7 +22,6 @@ const AHEAD: i64 = 3;
 /// Before this there was nothing to bill; a typo in a year must not make a partition.
 const EARLIEST: Date = Date::constant(2020, 1, 1);
 const EPOCH: Date = Date::constant(2000, 1, 1);
-const DAY_MICROSECONDS: i64 = 86_400_000_000;
 
 /// Makes the partition that a charge of `at` goes into, where it is missing.
 pub fn ensure(at: Timestamp) -> Result<()> {
@@ -58,7 +58,7 @@ fn makers() -> Key {
 }
 
 fn month_of(at: Timestamp) -> Result<Date> {
-    let days = Span::new().try_days(at.0.div_euclid(DAY_MICROSECONDS));
+    let days = Span::new().try_days(at.0.div_euclid(DAY));
     let date = days.and_then(|days| EPOCH.checked_add(days)).map_err(|_| out_of_range())?;
     Ok(date.first_of_month())
 }

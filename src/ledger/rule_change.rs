@@ -24,7 +24,7 @@ use std::ffi::CString;
 
 /// Milliseconds to queue, and then to give way. Two early tries, the second long enough for 64
 /// writers that queue on one counter to drain; then one short try a second. Together they queue for
-/// 1.5 of 10 seconds.
+/// 1.35 of 10 seconds.
 const TRIES: [(u32, u32); 10] = [
     (50, 150),
     (500, 900),

@@ -1,6 +1,6 @@
 //! Postgres's clock and its time zones.
 
-use ai_limiter_domain::window::Zone;
+use ai_limiter_domain::window::{DAY, Zone};
 use ai_limiter_domain::{Error, Timestamp, error::Result};
 use pgrx::{IntoDatum, pg_sys};
 
@@ -33,7 +33,7 @@ pub fn interval_microseconds(interval: &pgrx::datum::Interval, what: &str) -> Re
         return Err(Error::invalid(format!("{what} cannot have months or years")));
     }
     i64::from(interval.days())
-        .checked_mul(86_400_000_000)
+        .checked_mul(DAY)
         .and_then(|days| days.checked_add(interval.micros()))
         .ok_or_else(|| Error::out_of_range(format!("{what} is out of range")))
 }

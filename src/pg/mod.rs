@@ -11,3 +11,4 @@ pub mod row;
 pub mod spi;
 pub mod subtransaction;
 pub mod transaction;
+pub mod uuid;

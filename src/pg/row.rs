@@ -31,7 +31,7 @@ pub fn numeric(amount: Option<Amount>) -> Option<pg_sys::Datum> {
 }
 
 pub fn uuid(value: Option<Uuid>) -> Option<pg_sys::Datum> {
-    value.and_then(|v| pgrx::Uuid::from_bytes(*v.as_bytes()).into_datum())
+    value.and_then(|v| super::uuid::to_pg(v).into_datum())
 }
 
 pub fn timestamp(value: Option<Timestamp>) -> Option<pg_sys::Datum> {
