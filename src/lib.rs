@@ -1,9 +1,9 @@
 //! ai_limiter: stops AI spend before it happens, inside Postgres.
 //!
-//! Imports go one way: [`api`] (SQL functions) → [`admission`] (resolve the rules, decide) →
-//! [`counters`] (what a counter says) | [`ledger`] (the tables) → `ai_limiter_domain` (pure Rust).
-//! [`pg`] is the boundary to Postgres that all but the domain use; [`settings`] and [`error`] are
-//! read everywhere. The schema is hand-written in `sql/` and put together here, in order.
+//! Imports go one way: `api` (SQL functions) → `admission` (resolve the rules, decide) →
+//! `counters` (what a counter says) | `ledger` (the tables) → `ai_limiter_domain` (pure Rust).
+//! `pg` is the boundary to Postgres that all but the domain use; `settings` and `error` are read
+//! everywhere. The schema is hand-written in `sql/` and put together here, in order.
 
 mod admission;
 mod api;

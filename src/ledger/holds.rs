@@ -83,7 +83,7 @@ pub fn attributes(dimensions: &Dimensions) -> Arg {
     Arg::Jsonb(serde_json::to_string(&dimensions.attributes).unwrap_or_else(|_| "{}".into()))
 }
 
-/// Finds a hold in any state. Call [`lock`] first.
+/// Finds a hold in any state. Call [`lock()`] first.
 pub fn find(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
     const SQL: &str = "SELECT id, tenant_id, user_id, tier, provider, model, requested_model, \
         feature, api_key_id, run_id, attributes, requests, input_tokens, output_tokens, cost_usd, \

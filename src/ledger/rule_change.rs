@@ -22,21 +22,10 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 use std::ffi::CString;
 
-/// Milliseconds to queue, and then to give way. Two early tries, the second long enough for 64
-/// writers that queue on one counter to drain; then one short try a second. Together they queue for
-/// 1.35 of 10 seconds.
-const TRIES: [(u32, u32); 10] = [
-    (50, 150),
-    (500, 900),
-    (100, 1100),
-    (100, 1100),
-    (100, 1100),
-    (100, 1100),
-    (100, 1100),
-    (100, 1100),
-    (100, 1000),
-    (100, 0),
-];
+/// Milliseconds to queue, and then to give way. Together they queue for 1.6 of 10 seconds. The second
+/// is long enough for 64 calls that wait for one counter at 6 ms each, within the first second; the
+/// third for 15 ms each; the last for the case that who blocked it has gone meanwhile.
+const TRIES: [(u32, u32); 4] = [(50, 150), (400, 1400), (1000, 6850), (150, 0)];
 
 /// Waits for the writers that are open, then refuses two rows that could govern one call. Called for
 /// each row that was edited, and does its work once.
