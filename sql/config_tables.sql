@@ -1,7 +1,7 @@
 -- What people configure: tenants, accounts, tiers, limits, prices, suspensions, and the audit of
 -- all of it. All are dumped (see dump.sql). There are no foreign keys: from ledger and holds they
 -- would lock the tenant's row on every call, and between these tables a parallel restore would break
--- them, since nothing orders the data of an extension's tables. triggers.sql looks after tiers.
+-- them, since nothing orders the data of an extension's tables. rule_triggers.sql looks after tiers.
 
 CREATE TABLE ai_limiter.ai_tiers (
     tier text PRIMARY KEY,

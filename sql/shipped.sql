@@ -1,5 +1,5 @@
 -- The tiers and rules that ship. Negative ids: they can be edited and disabled, not deleted, and a
--- dump carries them. Before triggers.sql, so that installing is not an entry in the audit.
+-- dump carries them. Before the triggers, so that installing is not an entry in the audit.
 
 INSERT INTO ai_limiter.ai_tiers (tier, description, shipped) VALUES
     ('free', 'One dollar and fifty requests a user and day.', true),

@@ -45,8 +45,18 @@ extension_sql_file!(
     requires = ["reporting_functions"]
 );
 extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["operating_functions"]);
-extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["shipped"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["triggers"]);
+extension_sql_file!("../sql/rule_triggers.sql", name = "rule_triggers", requires = ["shipped"]);
+extension_sql_file!(
+    "../sql/config_triggers.sql",
+    name = "config_triggers",
+    requires = ["rule_triggers"]
+);
+extension_sql_file!(
+    "../sql/ledger_triggers.sql",
+    name = "ledger_triggers",
+    requires = ["config_triggers"]
+);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["ledger_triggers"]);
 extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);

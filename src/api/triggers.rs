@@ -1,4 +1,4 @@
-//! What the triggers in `sql/triggers.sql` call.
+//! What the triggers in `sql/*_triggers.sql` call.
 
 use super::{Answered, answered};
 use crate::error::raise;

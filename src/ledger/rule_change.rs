@@ -22,10 +22,10 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 use std::ffi::CString;
 
-/// Milliseconds to queue, and then to give way. Together they queue for 1.6 of 10 seconds. The second
+/// Milliseconds to queue, and then to give way. Together they queue for 1.3 of 10 seconds. The second
 /// is long enough for 64 calls that wait for one counter at 6 ms each, within the first second; the
-/// third for 15 ms each; the last for the case that who blocked it has gone meanwhile.
-const TRIES: [(u32, u32); 4] = [(50, 150), (400, 1400), (1000, 6850), (150, 0)];
+/// third for 11 ms each; the last for the case that who blocked it has gone meanwhile.
+const TRIES: [(u32, u32); 4] = [(50, 150), (400, 1400), (700, 7150), (150, 0)];
 
 /// Waits for the writers that are open, then refuses two rows that could govern one call. Called for
 /// each row that was edited, and does its work once.

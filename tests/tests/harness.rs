@@ -137,10 +137,15 @@ fn fresh_databases_have_the_extension_and_nothing_of_each_other() {
     assert_eq!(cluster.connect().query_one(query, &[&name]).unwrap().get::<_, i64>(0), 0);
 }
 
-/// Not a test by itself: the process that the tests below start, and end.
+/// Set for the process that the tests below start.
+const CHILD: &str = "AI_LIMITER_TESTS_CHILD";
+
+/// Not a test by itself: what that process does until it is ended.
 #[test]
-#[ignore = "is started by other tests"]
 fn child() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
     let postgres = Cluster::shared().postgres().prefix().to_owned();
     println!("\n{}\n{}", data_directory(Cluster::shared()).display(), postgres.display());
     // Until the end of the input: either the test says so, or it is gone itself.
@@ -150,7 +155,8 @@ fn child() {
 /// That process, the data directory of its server, and the Postgres that it runs.
 fn start_child(environment: &[(&str, &Path)]) -> (Child, PathBuf, PathBuf) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .args(["--exact", "child", "--nocapture"])
+        .env(CHILD, "1")
         .envs(environment.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

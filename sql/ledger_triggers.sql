@@ -1,0 +1,26 @@
+-- The ledger: completed and checked by whoever inserts, and append-only. Every trigger here also fires
+-- while a dump is restored, and lets it pass.
+
+CREATE FUNCTION ai_limiter.ai_usage_insert() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_usage_insert_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_usage_insert() IS
+    'Private: completes and checks a ledger row: tier, canonical model, attributes, nothing in the future.';
+CREATE TRIGGER ai_usage_insert BEFORE INSERT ON ai_limiter.ai_usage
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_usage_insert();
+
+CREATE FUNCTION ai_limiter.append_only() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'cannot % table "%"', CASE TG_OP WHEN 'DELETE' THEN 'delete from' ELSE lower(TG_OP) END,
+        TG_TABLE_NAME USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'It is append-only.';
+END
+$$;
+COMMENT ON FUNCTION ai_limiter.append_only() IS 'Private: refuses to change what was recorded (55000).';
+-- Row triggers are cloned to partitions; the one on TRUNCATE is not, so each partition gets its own.
+CREATE TRIGGER ai_usage_append_only BEFORE UPDATE OR DELETE ON ai_limiter.ai_usage
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.append_only();
+CREATE TRIGGER ai_usage_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_usage
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();
+CREATE TRIGGER ai_config_changes_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ai_limiter.ai_config_changes
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();
