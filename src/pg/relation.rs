@@ -44,8 +44,11 @@ pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
 pub fn may_insert(relation: pg_sys::Oid) -> bool {
     // SAFETY: reads the caches for a relation that exists.
     unsafe {
-        pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), pg_sys::ACL_INSERT.into())
-            == pg_sys::AclResult::ACLCHECK_OK
+        pg_sys::pg_class_aclcheck(
+            relation,
+            pg_sys::GetUserId(),
+            pg_sys::ACL_INSERT as pg_sys::AclMode,
+        ) == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 
