@@ -159,7 +159,29 @@ pub struct Limit {
     pub managed_by: ManagedBy,
 }
 
+/// The id of the caps of single runs, which are no rows of `ai_limits`.
+pub const RUN_LIMIT_ID: i64 = 0;
+pub const RUN_LIMIT_NAME: &str = "run_limit";
+
 impl Limit {
+    /// The cap that a run was given on its own, as a rule among the others.
+    pub fn of_run(tenant_id: Uuid, amount_usd: Amount) -> Self {
+        Limit {
+            id: RUN_LIMIT_ID,
+            name: RUN_LIMIT_NAME.to_owned(),
+            filter: Filter { tenant_id: Some(tenant_id), ..Filter::default() },
+            per: vec![Per::Run],
+            metric: Metric::CostUsd,
+            period: Period::Total,
+            period_name: "total".to_owned(),
+            amount: amount_usd,
+            action: Action::Deny,
+            alert_at: Vec::new(),
+            enabled: true,
+            managed_by: ManagedBy::Tenant,
+        }
+    }
+
     /// What a call must pass for this row to match it: its filter, and a value for each of `per`.
     pub fn conditions(&self) -> Vec<Condition> {
         let mut all = self.filter.conditions();

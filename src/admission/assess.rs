@@ -1,8 +1,8 @@
 //! The one place that decides: which rules govern a call, what their counters say, and the verdict.
 //!
-//! A writer ([`Locking::Admission`]) has joined the writers' barrier, then resolves the rules, takes
-//! the locks of all their counters in one order, and only then takes the snapshot that is summed and
-//! the clock that chooses the windows. Until its transaction ends, nobody else adds to those
+//! Who is about to hold ([`Locking::Admission`]) joins the writers' barrier, then resolves the rules,
+//! takes the locks of all their counters in one order, and only then takes the snapshot that is
+//! summed and the clock that chooses the windows. Until its transaction ends, nobody else adds to those
 //! counters; when it ends its rows are visible before its locks go. A reader takes no lock and may
 //! be overtaken.
 
@@ -16,18 +16,12 @@ use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
 use crate::pg::subtransaction;
 use crate::settings;
-use ai_limiter_domain::limit::Action;
 use ai_limiter_domain::verdict::{Assessment, Mode, Reason, Verdict, judge};
 use ai_limiter_domain::{
-    Amount, Call, Error, Filter, Limit, ManagedBy, Metric, Per, Period, Timestamp, error::Result,
-    model_name, precedence,
+    Amount, Call, Error, Limit, Timestamp, error::Result, model_name, precedence,
 };
 use serde_json::json;
 use uuid::Uuid;
-
-/// The cap of a single run, as a rule among the others.
-pub const RUN_LIMIT_ID: i64 = 0;
-pub const RUN_LIMIT_NAME: &str = "run_limit";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locking {
@@ -152,7 +146,7 @@ fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<Str
     let mut keys: Vec<_> =
         precedence::governing(&limits, d).map(|limit| Counter::lock_key(limit, d)).collect();
     // Also before the run has a cap: two first calls must not both bring one.
-    let run = d.run_id.as_ref().map(|_| run_rule(d.tenant_id, Amount::ZERO));
+    let run = d.run_id.as_ref().map(|_| Limit::of_run(d.tenant_id, Amount::ZERO));
     keys.extend(run.map(|rule| Counter::lock_key(&rule, d)));
     lock::acquire_all(keys);
     Ok(tier)
@@ -216,22 +210,5 @@ fn run_limit(
     let Some(run) = call.dimensions.run_id.as_deref() else { return Ok(None) };
     let tenant = call.dimensions.tenant_id;
     let amount = config::run_limit(spi, snapshot, tenant, run)?.or(proposed);
-    Ok(amount.map(|amount| run_rule(tenant, amount)))
-}
-
-fn run_rule(tenant_id: Uuid, amount: Amount) -> Limit {
-    Limit {
-        id: RUN_LIMIT_ID,
-        name: RUN_LIMIT_NAME.to_owned(),
-        filter: Filter { tenant_id: Some(tenant_id), ..Filter::default() },
-        per: vec![Per::Run],
-        metric: Metric::CostUsd,
-        period: Period::Total,
-        period_name: "total".to_owned(),
-        amount,
-        action: Action::Deny,
-        alert_at: Vec::new(),
-        enabled: true,
-        managed_by: ManagedBy::Tenant,
-    }
+    Ok(amount.map(|amount| Limit::of_run(tenant, amount)))
 }

@@ -65,14 +65,17 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
     if call.dimensions.tier.is_empty() {
         call.dimensions.tier = settings::text(&settings::DEFAULT_TIER); // degraded, and allowed
     }
+    let given = Size {
+        requests: call.requests,
+        input_tokens: call.input_tokens,
+        output_tokens: call.output_tokens,
+        cost_usd: call.cost_usd,
+    };
     let hold = Hold {
         id: id::at(now),
         dimensions: call.dimensions,
         requested_model: call.requested_model,
-        size: estimate.map_or_else(
-            || given(call.requests, call.input_tokens, call.output_tokens, call.cost_usd),
-            |e| e.size,
-        ),
+        size: estimate.map_or(given, |e| e.size), // without one: degraded, and allowed
         state: "open".to_owned(),
         created_at: now,
         expires_at: Timestamp(now.0 + ttl),
@@ -163,15 +166,6 @@ fn not_open(caller: &Caller, id: Uuid) -> Result<Error> {
         ),
         _ => holds::no_such_reservation(id),
     })
-}
-
-fn given(
-    requests: i64,
-    input_tokens: Option<i64>,
-    output_tokens: Option<i64>,
-    cost_usd: Option<Amount>,
-) -> Size {
-    Size { requests, input_tokens, output_tokens, cost_usd }
 }
 
 fn ttl(given: Option<i64>) -> Result<i64> {

@@ -141,9 +141,9 @@ pub fn counters(view: &View) -> Result<Vec<Status>> {
         let tallied = tally(spi, &snapshot, &limits, clock::now(), view.rows())?;
         Ok(tallied
             .into_iter()
-            .filter(|tallied| view.sees(tallied.limit, &tallied.call))
+            .filter(|tallied| view.sees(&tallied.limit, &tallied.call))
             .map(|t| Status {
-                limit: t.limit.clone(),
+                limit: t.limit.into_owned(),
                 call: t.call,
                 subject: t.subject,
                 window: t.window,
@@ -177,7 +177,7 @@ pub fn verify() -> Result<Vec<Verified>> {
         for tallied in tally(spi, &snapshot, &limits, now, None)? {
             let d = &tallied.call;
             let account = config::account(spi, &snapshot, d.tenant_id, d.user_id)?;
-            let counter = [Counter::of(tallied.limit, &limits, d, &account, now)];
+            let counter = [Counter::of(&tallied.limit, &limits, d, &account, now)];
             let read = counters::read(spi, &snapshot, &counter, now, None)?[0];
             let says = read.used.checked_add(read.held)?;
             let drift = says.checked_sub(tallied.used)?.checked_sub(tallied.held)?;

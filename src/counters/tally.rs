@@ -14,12 +14,13 @@ use ai_limiter_domain::window::{DAY, Unit};
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, error::Result, precedence,
 };
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 /// A counter that is not empty.
 pub struct Tallied<'a> {
-    pub limit: &'a Limit,
+    pub limit: Cow<'a, Limit>,
     /// A call of the subject: only its dimensions in `per` mean anything.
     pub call: Dimensions,
     pub subject: String,
@@ -36,7 +37,8 @@ struct Cell {
     buckets: BTreeMap<Timestamp, Bucket>,
 }
 
-/// All counters, or those that the rows of one tenant and user add to.
+/// All counters, the caps of single runs among them, or those that the rows of one tenant and user
+/// add to.
 pub fn tally<'a>(
     spi: &Spi,
     snapshot: &Snapshot,
@@ -89,10 +91,38 @@ pub fn tally<'a>(
         .into_iter()
         .map(|((index, _), cell)| finish(&limits[index], cell, now))
         .collect::<Result<Vec<_>>>()?;
+    let spent = |t: &Tallied| t.used != Amount::ZERO || t.held != Amount::ZERO;
+    tallied.extend(runs(spi, snapshot, &args)?.into_iter().filter(spent));
     tallied.sort_by(|a, b| {
         (&a.limit.name, a.limit.id, &a.subject).cmp(&(&b.limit.name, b.limit.id, &b.subject))
     });
     Ok(tallied)
+}
+
+/// The caps of single runs; each finds its rows by an index, however large the ledger is.
+fn runs(spi: &Spi, snapshot: &Snapshot, args: &[Arg; 4]) -> Result<Vec<Tallied<'static>>> {
+    const SQL: &str = "SELECT r.tenant_id, r.run_id, r.amount_usd, \
+            (SELECT coalesce(sum(u.cost_usd), 0) FROM ai_limiter.ai_usage u \
+             WHERE u.tenant_id = r.tenant_id AND u.run_id = r.run_id), \
+            (SELECT coalesce(sum(h.cost_usd), 0) FROM ai_limiter.ai_reservations h \
+             WHERE h.tenant_id = r.tenant_id AND h.run_id = r.run_id \
+               AND h.state = 'open' AND h.expires_at > $1) \
+        FROM ai_limiter.ai_run_limits r WHERE $2 IS NULL OR r.tenant_id = $2";
+    let [_, now, tenant, _] = args;
+    spi.read_at(snapshot, SQL, &[now.clone(), tenant.clone()], |row| {
+        let tenant_id = required(row.uuid(1), "tenant_id")?;
+        let limit = Limit::of_run(tenant_id, required(row.amount(3)?, "amount_usd")?);
+        let call = Dimensions { tenant_id, run_id: row.text(2), ..Dimensions::default() };
+        Ok(Tallied {
+            subject: limit.subject_name(&call),
+            limit: Cow::Owned(limit),
+            call,
+            window: Window::ALL_TIME,
+            used: row.amount(4)?.unwrap_or_default(),
+            held: row.amount(5)?.unwrap_or_default(),
+            resets_at: None,
+        })
+    })
 }
 
 fn add(cell: &mut Cell, limit: &Limit, at: Timestamp, is_hold: bool, amount: Amount) -> Result<()> {
@@ -121,7 +151,15 @@ fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied<'_>> {
         }
     };
     let subject = limit.subject_name(&cell.call);
-    Ok(Tallied { limit, call: cell.call, subject, window: cell.window, used, held, resets_at })
+    Ok(Tallied {
+        limit: Cow::Borrowed(limit),
+        call: cell.call,
+        subject,
+        window: cell.window,
+        used,
+        held,
+        resets_at,
+    })
 }
 
 /// A bound before which no row can be in the rule's window, in whatever zone.

@@ -93,6 +93,11 @@ SELECT severity, limit_name, used, amount, ratio FROM get_ai_cost_alerts();
 SELECT limit_name, named(subject) AS subject, metric, period, used, held, amount, headroom, action FROM ai_limit_status
 WHERE limit_name NOT LIKE 'global%' ORDER BY limit_name, subject;
 
+-- The cap of a single run is a counter too, and is verified like any other.
+SELECT allowed FROM reserve_ai_usage(user_id => :'carol', run_id => 'nightly', run_limit_usd => 2, cost_usd => 0.25);
+SELECT limit_name, limit_id, subject, used, held, amount, headroom FROM ai_limit_status WHERE limit_name = 'run_limit';
+SELECT limit_name, subject, used, held, ledger_used, open_holds, drift FROM verify_ai_counters() WHERE limit_id = 0;
+
 -- estimate_ai_cost(): one request, before it is made. Without output_tokens the default is assumed.
 SELECT estimate_ai_cost('gpt-4o', input_tokens => 1000, output_tokens => 100) AS given,
        estimate_ai_cost('gpt-4o', usage => '{"prompt_tokens": 1000, "completion_tokens": 100}') AS as_the_provider_says,
