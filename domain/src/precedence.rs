@@ -22,9 +22,14 @@ pub fn replaced_by<'a>(limit: &'a Limit, all: &'a [Limit], call: &Dimensions) ->
     overriding(limit, all).filter(|o| o.matches(call)).max_by_key(|o| o.filter.specificity())
 }
 
+/// Whether the row applies to the call and counts it.
+pub fn governs(limit: &Limit, all: &[Limit], call: &Dimensions) -> bool {
+    limit.matches(call) && replaced_by(limit, all, call).is_none()
+}
+
 /// The rows that apply to the call and count it.
 pub fn governing<'a>(all: &'a [Limit], call: &'a Dimensions) -> impl Iterator<Item = &'a Limit> {
-    all.iter().filter(|l| l.matches(call) && replaced_by(l, all, call).is_none())
+    all.iter().filter(|limit| governs(limit, all, call))
 }
 
 /// Refuses two rows that could both be the most specific for one call.

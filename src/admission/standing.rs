@@ -3,7 +3,7 @@
 
 use super::caller::{Caller, View, not_permitted};
 use super::estimate::estimate;
-use crate::counters::tally::tally;
+use crate::counters::tally::{Tallied, tally};
 use crate::counters::{self, Counter, Reading};
 use crate::ledger::config;
 use crate::pg::clock;
@@ -122,36 +122,14 @@ fn explain_one(limit: &Limit, all: &[Limit], call: &Dimensions) -> Explanation {
     row
 }
 
-/// A counter that is not empty, apart from the rules that it came from.
-pub struct Status {
-    pub limit: Limit,
-    pub call: Dimensions,
-    pub subject: String,
-    pub window: Window,
-    pub used: Amount,
-    pub held: Amount,
-    pub resets_at: Option<Timestamp>,
-}
-
 /// Every counter that is not empty and that the caller may see.
-pub fn counters(view: &View) -> Result<Vec<Status>> {
+pub fn counters(view: &View) -> Result<Vec<Tallied>> {
     as_owner(|spi| {
         let snapshot = Snapshot::latest();
         let limits = config::limits(spi, &snapshot)?;
-        let tallied = tally(spi, &snapshot, &limits, clock::now(), view.rows())?;
-        Ok(tallied
-            .into_iter()
-            .filter(|tallied| view.sees(&tallied.limit, &tallied.call))
-            .map(|t| Status {
-                limit: t.limit.into_owned(),
-                call: t.call,
-                subject: t.subject,
-                window: t.window,
-                used: t.used,
-                held: t.held,
-                resets_at: t.resets_at,
-            })
-            .collect())
+        let mut tallied = tally(spi, &snapshot, &limits, clock::now(), view.rows())?;
+        tallied.retain(|counter| view.sees(&counter.limit, &counter.call));
+        Ok(tallied)
     })
 }
 
@@ -182,8 +160,8 @@ pub fn verify() -> Result<Vec<Verified>> {
             let says = read.used.checked_add(read.held)?;
             let drift = says.checked_sub(tallied.used)?.checked_sub(tallied.held)?;
             verified.push(Verified {
-                limit_name: tallied.limit.name.clone(),
                 limit_id: tallied.limit.id,
+                limit_name: tallied.limit.name,
                 subject: tallied.subject,
                 window: tallied.window,
                 read,
@@ -214,10 +192,10 @@ pub fn alerts(view: &View) -> Result<Vec<Alert>> {
     Ok(all)
 }
 
-fn alert(status: Status) -> Option<Alert> {
-    let limit = status.limit;
+fn alert(counter: Tallied) -> Option<Alert> {
+    let limit = counter.limit;
     // A cap of nothing is crossed by the first thing that counts.
-    let ratio = status.used.ratio(limit.amount).unwrap_or(match status.used > Amount::ZERO {
+    let ratio = counter.used.ratio(limit.amount).unwrap_or(match counter.used > Amount::ZERO {
         true => f64::INFINITY,
         false => 0.0,
     });
@@ -232,11 +210,11 @@ fn alert(status: Status) -> Option<Alert> {
     Some(Alert {
         severity,
         scope: scope(&limit),
-        subject: status.subject,
+        subject: counter.subject,
         limit,
-        used: status.used,
+        used: counter.used,
         ratio,
-        resets_at: status.resets_at,
+        resets_at: counter.resets_at,
     })
 }
 

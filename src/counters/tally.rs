@@ -14,13 +14,12 @@ use ai_limiter_domain::window::{DAY, Unit};
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, error::Result, precedence,
 };
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 /// A counter that is not empty.
-pub struct Tallied<'a> {
-    pub limit: Cow<'a, Limit>,
+pub struct Tallied {
+    pub limit: Limit,
     /// A call of the subject: only its dimensions in `per` mean anything.
     pub call: Dimensions,
     pub subject: String,
@@ -39,13 +38,13 @@ struct Cell {
 
 /// All counters, the caps of single runs among them, or those that the rows of one tenant and user
 /// add to.
-pub fn tally<'a>(
+pub fn tally(
     spi: &Spi,
     snapshot: &Snapshot,
-    limits: &'a [Limit],
+    limits: &[Limit],
     now: Timestamp,
     rows_of: Option<(Uuid, Option<Uuid>)>,
-) -> Result<Vec<Tallied<'a>>> {
+) -> Result<Vec<Tallied>> {
     const SQL: &str = "SELECT tenant_id, user_id, tier, provider, model, feature, api_key_id, run_id, \
             attributes, requests, input_tokens, output_tokens, cost_usd, created_at, false \
         FROM ai_limiter.ai_usage WHERE created_at >= $1 \
@@ -69,8 +68,7 @@ pub fn tally<'a>(
         let at = required(row.timestamp(14), "created_at")?;
         let is_hold = row.boolean(15).unwrap_or(false);
         for (index, limit) in limits.iter().enumerate() {
-            let governs =
-                limit.matches(&call) && precedence::replaced_by(limit, limits, &call).is_none();
+            let governs = precedence::governs(limit, limits, &call);
             if !governs || (limit.metric == Metric::Concurrent && !is_hold) {
                 continue;
             }
@@ -100,7 +98,7 @@ pub fn tally<'a>(
 }
 
 /// The caps of single runs; each finds its rows by an index, however large the ledger is.
-fn runs(spi: &Spi, snapshot: &Snapshot, args: &[Arg; 4]) -> Result<Vec<Tallied<'static>>> {
+fn runs(spi: &Spi, snapshot: &Snapshot, args: &[Arg; 4]) -> Result<Vec<Tallied>> {
     const SQL: &str = "SELECT r.tenant_id, r.run_id, r.amount_usd, \
             (SELECT coalesce(sum(u.cost_usd), 0) FROM ai_limiter.ai_usage u \
              WHERE u.tenant_id = r.tenant_id AND u.run_id = r.run_id), \
@@ -115,7 +113,7 @@ fn runs(spi: &Spi, snapshot: &Snapshot, args: &[Arg; 4]) -> Result<Vec<Tallied<'
         let call = Dimensions { tenant_id, run_id: row.text(2), ..Dimensions::default() };
         Ok(Tallied {
             subject: limit.subject_name(&call),
-            limit: Cow::Owned(limit),
+            limit,
             call,
             window: Window::ALL_TIME,
             used: row.amount(4)?.unwrap_or_default(),
@@ -138,7 +136,7 @@ fn add(cell: &mut Cell, limit: &Limit, at: Timestamp, is_hold: bool, amount: Amo
     Ok(())
 }
 
-fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied<'_>> {
+fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied> {
     let (used, held, resets_at) = match limit.period {
         Period::Rolling(interval) => {
             let sum = rolling::sum(interval, now, cell.buckets.into_values())?;
@@ -152,7 +150,7 @@ fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied<'_>> {
     };
     let subject = limit.subject_name(&cell.call);
     Ok(Tallied {
-        limit: Cow::Borrowed(limit),
+        limit: limit.clone(),
         call: cell.call,
         subject,
         window: cell.window,

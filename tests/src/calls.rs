@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::{Cluster, Database};
 use postgres::error::SqlState;
 use postgres::{Client, Error, IsolationLevel, SimpleQueryMessage, SimpleQueryRow, Transaction};
 
@@ -187,4 +188,26 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not true in time: {what}");
         sleep(Duration::from_millis(5));
     }
+}
+
+/// A database in which everybody together may spend one dollar in all, and nothing else is limited.
+#[track_caller]
+pub fn database_with_a_dollar(cluster: &Cluster) -> Database {
+    let database = cluster.fresh_database();
+    let mut admin = database.connect();
+    disable_shipped_limits(&mut admin);
+    admin.run("SELECT ai_limiter.ensure_ai_partitions()");
+    admin.run(
+        "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
+         VALUES ('cost', 'cost_usd', 'total', 1)",
+    );
+    database
+}
+
+/// What is held of that dollar, in cents.
+pub fn held_cents(session: &mut impl Session) -> i32 {
+    // By the one rule that is there: a run's own cap has a counter of its own.
+    let sql = "SELECT coalesce(sum(held) * 100, 0)::int FROM ai_limiter.verify_ai_counters() \
+               WHERE limit_id <> 0";
+    session.value(sql).parse().unwrap()
 }

@@ -5,30 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use ai_limiter_tests::calls::{
-    Session, assert_no_drift, assert_sound, backend_pid, disable_shipped_limits, explained,
-    reserve, try_extend, try_reserve, wait_for_lock_wait, wait_until,
+    Session, assert_no_drift, assert_sound, backend_pid, database_with_a_dollar, explained,
+    held_cents, reserve, try_extend, try_reserve, wait_for_lock_wait, wait_until,
 };
-use ai_limiter_tests::{Cluster, Database, sqlstate};
-
-fn prepared(cluster: &Cluster) -> Database {
-    let database = cluster.fresh_database();
-    let mut admin = database.connect();
-    disable_shipped_limits(&mut admin);
-    admin.run("SELECT ai_limiter.ensure_ai_partitions()");
-    admin.run(
-        "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
-         VALUES ('cost', 'cost_usd', 'total', 1)",
-    );
-    database
-}
-
-/// What is held of the dollar, in cents.
-fn held_cents(session: &mut impl Session) -> i32 {
-    // By the one rule that is there: a run's own cap has a counter of its own.
-    let sql = "SELECT coalesce(sum(held) * 100, 0)::int FROM ai_limiter.verify_ai_counters() \
-               WHERE limit_id <> 0";
-    session.value(sql).parse().unwrap()
-}
+use ai_limiter_tests::{Cluster, sqlstate};
 
 fn open_holds(session: &mut impl Session) -> HashSet<String> {
     let rows = session.rows("SELECT id FROM ai_limiter.ai_reservations WHERE state = 'open'");
@@ -38,7 +18,7 @@ fn open_holds(session: &mut impl Session) -> HashSet<String> {
 #[test]
 fn a_crash_keeps_every_hold_that_was_answered_and_nothing_of_what_was_open() {
     let cluster = Cluster::start();
-    let database = prepared(&cluster);
+    let database = database_with_a_dollar(&cluster);
     let mut open = database.connect();
     open.run("BEGIN");
     // A key of its own, so that it does not keep the others waiting for its counter.
@@ -84,7 +64,7 @@ fn a_crash_keeps_every_hold_that_was_answered_and_nothing_of_what_was_open() {
 #[test]
 fn holds_are_extended_and_settled_after_a_crash_as_if_there_had_been_none() {
     let cluster = Cluster::start();
-    let database = prepared(&cluster);
+    let database = database_with_a_dollar(&cluster);
     let mut client = database.connect();
     let call = "cost_usd => 0.1, run_id => 'r', run_limit_usd => 0.5, idempotency_key => 'k'";
     let first = reserve(&mut client, call);
@@ -111,7 +91,7 @@ fn holds_are_extended_and_settled_after_a_crash_as_if_there_had_been_none() {
 #[test]
 fn a_prepared_transaction_keeps_its_hold_through_the_end_of_its_session_and_a_crash() {
     let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
-    let database = prepared(&cluster);
+    let database = database_with_a_dollar(&cluster);
     let mut client = database.connect();
     let earlier = reserve(&mut client, "cost_usd => 0.1").id().to_owned();
     client.run("BEGIN");
@@ -158,7 +138,7 @@ fn a_prepared_transaction_keeps_its_hold_through_the_end_of_its_session_and_a_cr
 #[test]
 fn a_prepared_transaction_that_is_rolled_back_held_nothing() {
     let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
-    let database = prepared(&cluster);
+    let database = database_with_a_dollar(&cluster);
     let mut client = database.connect();
     client.run("BEGIN");
     assert!(reserve(&mut client, "cost_usd => 1").allowed);
@@ -172,7 +152,7 @@ fn a_prepared_transaction_that_is_rolled_back_held_nothing() {
 #[test]
 fn an_edit_names_the_prepared_transaction_that_blocks_it() {
     let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
-    let database = prepared(&cluster);
+    let database = database_with_a_dollar(&cluster);
     let mut client = database.connect();
     client.run("BEGIN");
     assert!(reserve(&mut client, "cost_usd => 0.5").allowed);

@@ -1,26 +1,14 @@
 //! Sent a hundred times, charged once: idempotency keys, settles, and whatever races with them.
 
 use ai_limiter_tests::calls::{
-    LEVELS, Session, assert_sound, at_level, backend_pid, disable_shipped_limits, explained,
+    LEVELS, Session, assert_sound, at_level, backend_pid, database_with_a_dollar, explained,
     reserve, try_extend, try_reserve, wait_for_lock_wait,
 };
-use ai_limiter_tests::{Cluster, Database, sqlstate};
+use ai_limiter_tests::{Cluster, sqlstate};
 use postgres::{Client, Error};
 
 const SENDERS: usize = 32;
 const CALL: &str = "cost_usd => 0.01, idempotency_key => 'key'";
-
-fn database_with_a_dollar() -> Database {
-    let database = Cluster::shared().fresh_database();
-    let mut admin = database.connect();
-    disable_shipped_limits(&mut admin);
-    admin.run("SELECT ai_limiter.ensure_ai_partitions()");
-    admin.run(
-        "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
-         VALUES ('cost', 'cost_usd', 'total', 1)",
-    );
-    database
-}
 
 /// How many holds and charges there are, and what they come to.
 fn books(session: &mut impl Session) -> String {
@@ -49,7 +37,7 @@ fn try_settle(
 #[test]
 fn a_key_sent_by_many_at_once_holds_once() {
     for level in LEVELS {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let verdicts = database
             .clients(SENDERS, |_, client| at_level(client, level, |t| try_reserve(t, CALL)));
         // The first answer to all, also what it says was left before the call.
@@ -63,7 +51,7 @@ fn a_key_sent_by_many_at_once_holds_once() {
 
 #[test]
 fn a_key_still_gives_its_answer_when_the_cap_is_full_or_the_call_is_settled() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut client = database.connect();
     let first = reserve(&mut client, CALL);
     assert!(reserve(&mut client, "cost_usd => 0.99").allowed);
@@ -78,7 +66,7 @@ fn a_key_still_gives_its_answer_when_the_cap_is_full_or_the_call_is_settled() {
 #[test]
 fn a_key_waits_for_its_first_call_and_takes_over_when_that_is_undone() {
     for end in ["COMMIT", "ROLLBACK"] {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let (mut first, mut second) = (database.connect(), database.connect());
         first.run("BEGIN");
         let id = reserve(&mut first, CALL).id().to_owned();
@@ -98,7 +86,7 @@ fn a_key_waits_for_its_first_call_and_takes_over_when_that_is_undone() {
 
 #[test]
 fn a_denied_key_may_be_tried_again() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut client = database.connect();
     let hold = reserve(&mut client, "cost_usd => 1").id().to_owned();
     assert!(!reserve(&mut client, CALL).allowed);
@@ -111,7 +99,7 @@ fn a_denied_key_may_be_tried_again() {
 
 #[test]
 fn keys_of_two_tenants_do_not_meet() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut client = database.connect();
     let of = |tenant| format!("tenant_id => '00000000-0000-0000-0000-00000000000{tenant}', {CALL}");
     let (one, two) = (reserve(&mut client, &of(1)), reserve(&mut client, &of(2)));
@@ -121,7 +109,7 @@ fn keys_of_two_tenants_do_not_meet() {
 
 #[test]
 fn a_key_with_other_arguments_is_refused_and_holds_nothing() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut client = database.connect();
     let first = reserve(&mut client, CALL);
     for other in [
@@ -147,7 +135,7 @@ fn a_key_with_other_arguments_is_refused_and_holds_nothing() {
 #[test]
 fn of_two_calls_with_one_key_sent_at_once_one_is_refused() {
     for level in LEVELS {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let refused = database.clients(SENDERS, |number, client| {
             let call = format!("cost_usd => 0.0{}, idempotency_key => 'key'", 1 + number % 2);
             at_level(client, level, |t| match try_reserve(t, &call) {
@@ -164,7 +152,7 @@ fn of_two_calls_with_one_key_sent_at_once_one_is_refused() {
 #[test]
 fn a_record_sent_by_many_at_once_is_one_charge() {
     for level in LEVELS {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let record = format!("SELECT ai_limiter.record_ai_usage({CALL})");
         let ids = database.clients(SENDERS, |_, client| {
             at_level(client, level, |t| Ok(t.rows(&record)?[0].get(0).unwrap().to_owned()))
@@ -180,7 +168,7 @@ fn a_record_sent_by_many_at_once_is_one_charge() {
 #[test]
 fn a_settle_sent_by_many_at_once_charges_once() {
     for level in LEVELS {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let mut client = database.connect();
         let id = reserve(&mut client, "cost_usd => 0.05").id().to_owned();
         // Each says another cost: the first one to come is booked, and told to all.
@@ -198,7 +186,7 @@ fn a_settle_sent_by_many_at_once_charges_once() {
 
 #[test]
 fn a_settle_sent_a_hundred_times_charges_once() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut client = database.connect();
     let id = reserve(&mut client, "cost_usd => 0.05").id().to_owned();
     for number in 0..100 {
@@ -212,7 +200,7 @@ fn a_settle_sent_a_hundred_times_charges_once() {
 /// Eight clients on one hold of five cents, eight times over at each level: half do one thing, half
 /// the other. Whoever comes first, one settle of four cents is booked.
 fn settle_against(other: impl Fn(&mut postgres::Transaction, &str) -> Result<(), Error> + Sync) {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut admin = database.connect();
     for level in LEVELS.into_iter().cycle().take(24) {
         let id = reserve(&mut admin, "cost_usd => 0.05").id().to_owned();
@@ -253,7 +241,7 @@ fn a_settle_that_races_with_an_extension_is_booked_once() {
 
 #[test]
 fn an_extension_that_races_with_a_release_leaves_no_open_hold() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut admin = database.connect();
     for level in LEVELS.into_iter().cycle().take(12) {
         let id = reserve(&mut admin, "cost_usd => 0.05").id().to_owned();

@@ -3,23 +3,11 @@
 use std::thread;
 
 use ai_limiter_tests::calls::{
-    LEVELS, Session, assert_sound, backend_pid, disable_shipped_limits, explained, reserve,
-    try_extend, try_reserve, wait_for_lock_wait, wait_until,
+    LEVELS, Session, assert_sound, backend_pid, database_with_a_dollar, explained, held_cents,
+    reserve, try_extend, try_reserve, wait_for_lock_wait, wait_until,
 };
 use ai_limiter_tests::{Cluster, Database, sqlstate};
 use postgres::{Client, Error};
-
-fn database_with_a_dollar() -> Database {
-    let database = Cluster::shared().fresh_database();
-    let mut admin = database.connect();
-    disable_shipped_limits(&mut admin);
-    admin.run("SELECT ai_limiter.ensure_ai_partitions()");
-    admin.run(
-        "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
-         VALUES ('cost', 'cost_usd', 'total', 1)",
-    );
-    database
-}
 
 /// Everything that calls leave behind, in one text.
 fn traces(session: &mut impl Session) -> String {
@@ -32,14 +20,6 @@ fn traces(session: &mut impl Session) -> String {
             (SELECT string_agg(d::text, E'\n' ORDER BY d.id) FROM ai_limiter.ai_denials d), \
             (SELECT string_agg(v::text, E'\n') FROM ai_limiter.verify_ai_counters() v))",
     )
-}
-
-/// What is held of the dollar, in cents.
-fn held_cents(session: &mut impl Session) -> i32 {
-    // By the one rule that is there: a run's own cap has a counter of its own.
-    let sql = "SELECT coalesce(sum(held) * 100, 0)::int FROM ai_limiter.verify_ai_counters() \
-               WHERE limit_id <> 0";
-    session.value(sql).parse().unwrap()
 }
 
 /// Does one of everything, with a hold that was there before.
@@ -60,7 +40,7 @@ fn do_everything(session: &mut impl Session, earlier: &str) {
 #[test]
 fn a_rollback_leaves_no_trace_of_anything() {
     for level in LEVELS {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let (mut client, mut observer) = (database.connect(), database.connect());
         let earlier = reserve(&mut client, "cost_usd => 0.05").id().to_owned();
         let before = traces(&mut observer);
@@ -79,7 +59,7 @@ fn a_rollback_leaves_no_trace_of_anything() {
 #[test]
 fn a_rollback_to_a_savepoint_leaves_no_trace_of_what_came_after() {
     for level in LEVELS {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let (mut client, mut observer) = (database.connect(), database.connect());
         let earlier = reserve(&mut client, "cost_usd => 0.05").id().to_owned();
         let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
@@ -104,7 +84,7 @@ fn a_rollback_to_a_savepoint_leaves_no_trace_of_what_came_after() {
 #[test]
 fn a_released_savepoint_keeps_what_it_did_and_shares_the_fate_of_its_transaction() {
     for (end, cents) in [("COMMIT", 30), ("ROLLBACK", 0)] {
-        let database = database_with_a_dollar();
+        let database = database_with_a_dollar(Cluster::shared());
         let mut client = database.connect();
         client.run("BEGIN; SAVEPOINT a");
         assert!(reserve(&mut client, "cost_usd => 0.1").allowed);
@@ -120,7 +100,7 @@ fn a_released_savepoint_keeps_what_it_did_and_shares_the_fate_of_its_transaction
 
 #[test]
 fn a_rollback_to_a_savepoint_lets_waiting_calls_go_on() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let (mut client, mut other) = (database.connect(), database.connect());
     client.run("BEGIN; SAVEPOINT a");
     assert!(reserve(&mut client, "cost_usd => 0.9").allowed);
@@ -138,7 +118,7 @@ fn a_rollback_to_a_savepoint_lets_waiting_calls_go_on() {
 
 #[test]
 fn a_failing_statement_takes_its_hold_along() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let mut client = database.connect();
     let before = traces(&mut client);
     let sql = "SELECT ai_limiter.reserve_ai_usage(cost_usd => 0.1), 1 / count(*) \
@@ -167,7 +147,7 @@ fn waiting_call_ended_by(
     prepare: &str,
     end: impl FnOnce(&mut Client, i32),
 ) -> (Result<bool, Error>, Database) {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let (mut client, mut other) = (database.connect(), database.connect());
     client.run("BEGIN");
     assert!(reserve(&mut client, "cost_usd => 0.6").allowed);
@@ -231,7 +211,7 @@ fn a_terminated_call_leaves_nothing() {
 
 #[test]
 fn a_terminated_session_gives_back_what_its_open_transaction_held() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let (mut client, mut other) = (database.connect(), database.connect());
     let earlier = reserve(&mut client, "cost_usd => 0.05").id().to_owned();
     let before = traces(&mut other);
@@ -251,7 +231,7 @@ fn a_terminated_session_gives_back_what_its_open_transaction_held() {
 
 #[test]
 fn a_deadlock_of_two_transactions_ends_with_an_error_and_no_drift() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     database.connect().run(
         "INSERT INTO ai_limiter.ai_limits (name, per, metric, period, amount) \
          VALUES ('feature', '{feature}', 'requests', 'total', 10); \
