@@ -68,23 +68,24 @@ fn a_new_rule_counts_a_call_that_was_open_when_it_came() {
 fn no_call_slips_past_a_rule_that_comes_under_way() {
     for round in 0..3 {
         let database = database();
-        let admitted: usize = database
-            .clients(65, |number, client| {
-                if number == 0 {
-                    let mut observer = database.connect();
-                    wait_until("calls are being admitted", || {
-                        observer.value("SELECT count(*) > 20 FROM ai_limiter.ai_reservations")
-                            == "t"
-                    });
-                    succeed(add_rule(client, "new", "15"));
-                    return 0;
-                }
-                // At the latest at its 1,500th call a client finds the cap that all share.
-                (0..1500).take_while(|_| reserve(client, "cost_usd => 0.01").allowed).count()
-            })
-            .iter()
-            .sum();
-        assert_eq!(admitted, 1500, "round {round}");
+        let held = "SELECT count(*) FROM ai_limiter.ai_reservations";
+        let counts = database.clients(65, |number, client| {
+            if number == 0 {
+                let mut observer = database.connect();
+                wait_until("calls are being admitted", || {
+                    observer.value(held).parse::<usize>().unwrap() > 20
+                });
+                succeed(add_rule(client, "new", "15"));
+                return client.value(held).parse().unwrap();
+            }
+            // At the latest at its 1,500th call a client finds the cap that all share.
+            (0..1500).take_while(|_| reserve(client, "cost_usd => 0.01").allowed).count()
+        });
+        // An edit has a second: on a slow machine more than the cap may be held when it comes, and
+        // then nothing may be admitted any more.
+        let [held_when_it_came, admitted @ ..] = &counts[..] else { unreachable!() };
+        let admitted: usize = admitted.iter().sum();
+        assert_eq!(admitted, 1500.max(*held_when_it_came), "round {round}");
         assert_sound(&mut database.connect());
     }
 }
