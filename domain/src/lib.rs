@@ -8,6 +8,7 @@
 pub mod amount;
 pub mod call;
 pub mod claims;
+pub mod counters;
 pub mod error;
 pub mod filter;
 pub mod limit;
