@@ -10,11 +10,10 @@ use super::caller::View;
 use super::estimate::{Estimate, estimate};
 use crate::counters::{self, Counter};
 use crate::ledger::config::{self, Account};
-use crate::pg::clock;
-use crate::pg::lock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
 use crate::pg::subtransaction;
+use crate::pg::{barrier, clock, lock};
 use crate::settings;
 use ai_limiter_domain::verdict::{Assessment, Mode, Reason, Verdict, judge};
 use ai_limiter_domain::{
@@ -134,7 +133,7 @@ fn limits(spi: &Spi, snapshot: &Snapshot, call: &Call) -> Result<Vec<Limit>> {
 
 /// Takes the locks of every counter that the call adds to; gives the tier that decided which.
 fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<String> {
-    lock::join_writers()?;
+    barrier::join()?;
     let snapshot = Snapshot::latest();
     let tier = match tier {
         Some(tier) => tier,

@@ -4,6 +4,7 @@
 //! always from the tables ([`table`]). A faster store can answer behind the same call; the tables
 //! stay the fallback, and the oracle ([`tally`]) that both are checked against.
 
+pub mod memory;
 pub mod table;
 pub mod tally;
 
@@ -21,6 +22,7 @@ pub use table::read;
 /// One counter: a rule, a subject, a window.
 pub struct Counter<'a> {
     pub limit: &'a Limit,
+    call: &'a Dimensions,
     pub subject: String,
     pub window: Window,
     pub zone: String,
@@ -64,7 +66,7 @@ impl<'a> Counter<'a> {
     pub fn of(
         limit: &'a Limit,
         all: &'a [Limit],
-        call: &Dimensions,
+        call: &'a Dimensions,
         account: &Account,
         at: Timestamp,
     ) -> Self {
@@ -73,6 +75,7 @@ impl<'a> Counter<'a> {
         conditions.extend(limit.subject(call));
         Self {
             limit,
+            call,
             subject: limit.subject_name(call),
             window: window(limit, at, &zone),
             zone,
@@ -90,6 +93,11 @@ impl<'a> Counter<'a> {
     /// different windows of one subject, because a zone was just edited, still wait for each other.
     pub fn lock_key(limit: &Limit, call: &Dimensions) -> Key {
         Key::new(Class::Counter, &format!("{} {:?}", limit.id, limit.subject_key(call)))
+    }
+
+    /// The lock under which this counter is loaded, and summed for admission where it is not in shared memory.
+    pub fn own_lock_key(&self) -> Key {
+        Self::lock_key(self.limit, &self.call)
     }
 
     /// Whether only holds count.

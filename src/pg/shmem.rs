@@ -183,8 +183,7 @@ unsafe extern "C-unwind" fn on_startup() {
         }
         let init_lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
         pg_sys::LWLockAcquire(init_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        TRANCHE_ADDRESS
-            .store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Relaxed);
+        TRANCHE_ADDRESS.store(pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr()), Ordering::Relaxed);
         for segment in SEGMENTS.get().into_iter().copied().flatten() {
             segment.attach();
         }

@@ -63,7 +63,7 @@ pub struct Header {
     free: u32,
     hand: u32,
     used: u32,
-    pub evictions: u64,
+    evictions: u64,
 }
 
 pub struct Table<'a> {
@@ -148,6 +148,11 @@ impl<'a> Table<'a> {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many counters had to go for others.
+    pub fn evictions(&self) -> u64 {
+        self.header.evictions
     }
 
     /// Puts a counter that is not there, without a pin; `None` when every entry that was looked at is
