@@ -99,16 +99,6 @@ impl Pending {
         table.pin(at);
     }
 
-    /// Forgets a counter that this level has pinned and nobody added to.
-    pub fn let_go(&mut self, key: u128, level: Level, table: &mut Table) {
-        let Some(&index) = self.by_key.get(&key) else { return };
-        let untouched = Frame { level, sums: Sums::ZERO };
-        let frames = &self.touched[index].frames;
-        if frames.len() == 1 && (frames[0].level, frames[0].sums) == (untouched.level, Sums::ZERO) {
-            self.remove(index, table);
-        }
-    }
-
     fn remove(&mut self, index: usize, table: &mut Table) {
         let touched = self.touched.swap_remove(index);
         self.by_key.remove(&touched.key);
@@ -262,23 +252,6 @@ mod tests {
         pending.undo(2, &mut table);
         assert_eq!((table.sums(at), table.is_pinned(at)), (held(0), false));
         assert!(pending.is_empty());
-    }
-
-    #[test]
-    fn who_is_told_no_keeps_only_what_was_touched_before() {
-        let mut memory = Memory::new();
-        let (mut table, mut pending) = (memory.table(), Pending::default());
-        let at = counter(&mut table, &mut pending);
-        pending.add(1, held(1), 1, &mut table);
-        pending.let_go(1, 1, &mut table);
-        assert!(table.is_pinned(at), "something was added");
-        pending.end(false, &mut table);
-        pending.touch(1, at, 1, &mut table);
-        pending.touch(1, at, 2, &mut table);
-        pending.let_go(1, 2, &mut table);
-        assert!(table.is_pinned(at), "a lower level touched it first");
-        pending.let_go(1, 1, &mut table);
-        assert!(!table.is_pinned(at) && pending.is_empty());
     }
 
     #[derive(Debug, Clone)]

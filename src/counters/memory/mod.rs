@@ -81,6 +81,11 @@ pub fn read(installation: &'static Installation, keys: &[Key], sums: &mut Vec<Su
     .unwrap_or(false)
 }
 
+/// Whether a counter is there.
+pub fn is_present(installation: &'static Installation, key: &Key) -> bool {
+    read(installation, std::slice::from_ref(key), &mut Vec::new())
+}
+
 /// Admits a call to all of its counters or to none, and says in `sums` what they said before.
 /// `window` is what their keys were computed for. The transaction has its number already, so that whoever
 /// sees its stamp can wait for it.
@@ -141,18 +146,6 @@ pub fn add(installation: &'static Installation, changes: &[(Key, Sums)]) -> bool
         })
     })
     .unwrap_or(false)
-}
-
-/// Unpins what this level only touched: the call was denied.
-pub fn let_go(installation: &'static Installation, keys: &[Key]) {
-    let level = level();
-    with_pending(installation, |pending| {
-        shared::exclusive(|inside| {
-            for key in keys {
-                pending.let_go(key.hash, level, &mut inside.table);
-            }
-        });
-    });
 }
 
 /// The present moment, later than any that was given before. The transaction gets its number first:

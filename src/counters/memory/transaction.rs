@@ -26,6 +26,9 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 
+/// How many changes are remembered singly.
+const MOST: usize = 256;
+
 /// Something that others must know when it is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -56,6 +59,8 @@ struct State {
     changes: Vec<(Level, Change)>,
     /// The earliest expiry of the holds that were written.
     expires: Option<Timestamp>,
+    /// The next expiry of all, once those that were due are marked: `None` inside for never.
+    next_expiry: Option<Option<Timestamp>>,
 }
 
 thread_local! {
@@ -85,6 +90,12 @@ pub fn changed(installation: &'static Installation, change: Change) {
     register();
     STATE.with_borrow_mut(|state| {
         state.installation = Some(installation);
+        // A load of a million accounts is not remembered one by one.
+        let change = match change {
+            Change::Generation(_) if state.changes.len() > MOST => Change::Config(Config::Tiers),
+            Change::Account(_) | Change::Rule(_) if state.changes.len() > MOST => Change::All,
+            change => change,
+        };
         let at = (level(), change);
         if !state.changes.contains(&at) {
             state.changes.push(at);
@@ -104,9 +115,25 @@ pub fn admitted(expires_at: Timestamp) {
     });
 }
 
-/// The earliest expiry of this transaction's own holds.
-pub fn own_expiry() -> Option<Timestamp> {
-    STATE.with_borrow(|state| state.expires)
+/// This transaction has marked what was due, and holds expire next at `at`.
+pub fn found_next_expiry(at: Option<Timestamp>) {
+    STATE.with_borrow_mut(|state| state.next_expiry = Some(at));
+}
+
+/// Whether a hold may be open whose time is over, as far as this transaction sees.
+pub fn may_expire(installation: &Installation, now: Timestamp) -> bool {
+    STATE.with_borrow(|state| {
+        let others = match state.next_expiry {
+            Some(next) => next.is_some_and(|at| at <= now),
+            None => installation.may_expire(now),
+        };
+        others || state.expires.is_some_and(|at| at <= now)
+    })
+}
+
+/// Whether a hold may be in shared memory whose time is over.
+pub fn has_due_hold(now: Timestamp) -> Result<bool> {
+    Ok(super::current()?.is_some_and(|installation| may_expire(installation, now)))
 }
 
 /// The counter found no place: its lock is kept to the end of the transaction.
@@ -230,7 +257,11 @@ fn end(committed: bool) {
         } else {
             tell(installation, changes);
         }
-        if let Some(at) = state.expires.take().filter(|_| committed) {
+        let (next, own) = (state.next_expiry.take(), state.expires.take());
+        if let Some(next) = next.filter(|_| committed) {
+            installation.found(next);
+        }
+        if let Some(at) = own.filter(|_| committed) {
             installation.expires(at);
         }
         state.bulk = None;
@@ -286,6 +317,8 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
                 state.bulk = state.bulk.filter(|of| !of_this(*of));
                 state.locked.retain(|(of, _)| !of_this(*of));
                 state.changes.retain(|(of, _)| !of_this(*of));
+                // What was marked may be open again.
+                state.next_expiry = None;
             }
             _ => {}
         }
