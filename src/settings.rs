@@ -39,6 +39,14 @@ pub enum Refusal {
     Allow,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum Source {
+    #[name = c"memory"]
+    Memory,
+    #[name = c"tables"]
+    Tables,
+}
+
 const MINUTE: i32 = 60;
 const DAY: i32 = 24 * 60 * MINUTE;
 
@@ -66,6 +74,8 @@ pub static ON_ERROR: GucSetting<Refusal> = GucSetting::<Refusal>::new(Refusal::D
 /// tables should not get that by accident.
 pub static HOLD_DURABILITY: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// For holding one against the other: who only asks is answered from the tables.
+pub static COUNTER_SOURCE: GucSetting<Source> = GucSetting::<Source>::new(Source::Memory);
 /// A hundred thousand counters are 10 MB; a busy day of ten thousand users needs some fifty thousand.
 pub static MAX_COUNTERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 
@@ -170,6 +180,14 @@ pub fn define() {
         c"Whether a transaction that reserves commits synchronously whatever synchronous_commit says.",
         c"",
         &HOLD_DURABILITY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"ai_limiter.counter_source",
+        c"Where a check reads the counters.",
+        c"With tables a check sums them anew, as without shared memory; what holds and books is not affected.",
+        &COUNTER_SOURCE,
         GucContext::Suset,
         GucFlags::default(),
     );
