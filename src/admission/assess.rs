@@ -86,7 +86,8 @@ pub fn keeps(assessed: &Assessed) -> bool {
     assessed.verdict.allowed
 }
 
-fn by_tables(call: &mut Call, question: &Question) -> Result<Assessed> {
+/// Judges the call by sums of the tables.
+pub fn by_tables(call: &mut Call, question: &Question) -> Result<Assessed> {
     count(Count::TablePathCalls);
     let judge = || as_owner(|spi| judge_by_tables(spi, call, question, true));
     match subtransaction::catch(judge, keeps)? {
@@ -103,7 +104,7 @@ pub fn degraded(call: &Call, code: pgrx::PgSqlErrorCode) -> Assessed {
     Assessed { verdict, estimate: None, now: clock::now() }
 }
 
-/// Judges the call by sums of the tables. `locks` is false where all other writers are kept out.
+/// As [`by_tables`], where errors pass. `locks` is false where all other writers are kept out.
 pub fn judge_by_tables(
     spi: &Spi,
     call: &mut Call,

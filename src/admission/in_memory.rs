@@ -10,7 +10,8 @@
 //! makes a loaded counter right: epoch, then rules, then the counter's lock, then the snapshot.
 
 use super::assess::{
-    Assessed, Locking, Question, Resolved, degraded, judge_by_tables, keeps, resolve, verdict_of,
+    Assessed, Locking, Question, Resolved, by_tables, degraded, judge_by_tables, keeps, resolve,
+    verdict_of,
 };
 use super::cache::{Cache, Rules};
 use super::configuration::{Configuration, Decided, Undecided};
@@ -22,7 +23,8 @@ use crate::counters::{self, Counter, Reading, kept_window, zone};
 use crate::pg::lock::{self, Class};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
-use crate::pg::{barrier, clock, subtransaction};
+use crate::pg::{barrier, subtransaction};
+use crate::settings;
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::verdict::{Mode, Verdict};
 use ai_limiter_domain::{
@@ -43,6 +45,9 @@ pub fn assess(
         if transaction::size() > memory::bulk_threshold() {
             transaction::begin_bulk(installation);
         }
+    }
+    if !admits && settings::COUNTER_SOURCE.get() == settings::Source::Tables {
+        return by_tables(call, question);
     }
     // What this transaction has not told the counters only its own eyes can see in the tables.
     if transaction::has_changed(Change::Shape) || transaction::is_bulk() {
@@ -158,7 +163,7 @@ fn decide(
         }
         let epoch = installation.epoch();
         let rules = cache.rules()?;
-        let now = clock::now();
+        let now = memory::now();
         let resolved = resolve(&cache, call, question, tier.clone(), now)?;
         if let Some(verdict) = &resolved.verdict
             && (!admits || !verdict.allowed)

@@ -157,6 +157,12 @@ pub fn stamp() -> Timestamp {
     shared::exclusive(|inside| inside.stamp()).unwrap_or_else(crate::pg::clock::now)
 }
 
+/// The present moment as the next stamp will have it: also where the clock was set back.
+pub fn now() -> Timestamp {
+    let stamp = shared_memory().map_or(Timestamp(i64::MIN), Shared::stamp);
+    stamp.max(crate::pg::clock::now())
+}
+
 /// How many counters there are, how many fit, and how many had to go.
 pub fn occupancy() -> Option<(u32, usize, u64)> {
     let memory = shared_memory()?;

@@ -14,7 +14,7 @@ use crate::settings;
 use ai_limiter_domain::Timestamp;
 use ai_limiter_domain::counters::table::{Entry, Header, Table, View, buckets};
 use pgrx::pg_sys;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// How many generations accounts, tenants and runs share. Two that share one only make each other
 /// read again.
@@ -24,8 +24,8 @@ pub const GENERATIONS: usize = 4096;
 pub struct Shared {
     /// Keys the hashes of counters, so that nobody can choose two subjects that share one.
     hash_key: [u64; 2],
-    /// The latest stamp that was given.
-    stamp: i64,
+    /// The latest stamp that was given; written under the lock.
+    stamp: AtomicI64,
     counters: u32,
     table: Header,
     pub installations: [Installation; INSTALLATIONS],
@@ -87,6 +87,11 @@ impl Shared {
         self.hash_key
     }
 
+    /// The latest stamp that was given.
+    pub fn stamp(&self) -> Timestamp {
+        Timestamp(self.stamp.load(Ordering::Acquire))
+    }
+
     /// How many counters fit.
     pub fn capacity(&self) -> usize {
         self.counters as usize
@@ -96,14 +101,15 @@ impl Shared {
 /// The table and the stamp, alone.
 pub struct Exclusive<'a> {
     pub table: Table<'a>,
-    stamp: &'a mut i64,
+    stamp: &'a AtomicI64,
 }
 
 impl Exclusive<'_> {
     /// The present moment, later than any that was given: never goes back, and no two are alike.
     pub fn stamp(&mut self) -> Timestamp {
-        *self.stamp = clock::now().0.max(*self.stamp + 1);
-        Timestamp(*self.stamp)
+        let stamp = clock::now().0.max(self.stamp.load(Ordering::Relaxed) + 1);
+        self.stamp.store(stamp, Ordering::Release);
+        Timestamp(stamp)
     }
 }
 
@@ -112,7 +118,7 @@ pub fn exclusive<R>(work: impl FnOnce(&mut Exclusive) -> R) -> Option<R> {
     let memory = REGION.get()?;
     let _held = Lock::Counters.exclusive();
     // SAFETY: under the lock, until it is dropped at the end of this function.
-    let mut inside = unsafe { Exclusive { table: parts(memory), stamp: &mut (*memory).stamp } };
+    let mut inside = unsafe { Exclusive { table: parts(memory), stamp: &(*memory).stamp } };
     Some(work(&mut inside))
 }
 
