@@ -1,0 +1,10 @@
+//! The protocol of the counters as a model.
+
+mod apply;
+mod call;
+mod end;
+pub mod explore;
+pub mod model;
+mod pending;
+pub mod scenario;
+pub mod world;

@@ -1,0 +1,31 @@
+//! The protocol as it is: every scenario, explored to the end.
+
+mod scenarios;
+
+use ai_limiter_model::explore::assert_holds;
+
+macro_rules! holds {
+    ($($name:ident),*) => {
+        $(
+            #[test]
+            fn $name() {
+                let scenario = scenarios::$name();
+                assert_holds(scenario.name, scenario);
+            }
+        )*
+    };
+}
+
+holds!(
+    core,
+    decreases,
+    two_limits,
+    savepoints,
+    inserts,
+    rule_edit,
+    edit_and_write,
+    window_turns,
+    zone_edit,
+    bulk,
+    table_full
+);
