@@ -1,45 +1,31 @@
 //! Deciding and writing: the critical section of a call, and the guarantee it is measured by.
 
 use crate::scenario::{Operation, Scenario, Without};
-use crate::world::{At, Key, Money, Process, ProcessId, Row, Verdict, World};
+use crate::world::{At, Money, Process, ProcessId, Row, Verdict, World};
+
+struct Change {
+    row: Option<Row>,
+    /// The hold that it settles, releases, or replaces by a larger one.
+    closes: Option<usize>,
+    delta: Money,
+}
 
 impl Scenario {
     /// Takes the stamp, checks all limits and applies to all, in one critical section; then writes
     /// the row, which nobody else can see yet.
     pub(crate) fn apply(&self, world: &mut World, id: ProcessId, does: Operation) {
         let me = usize::from(id);
-        let (row, closes, delta) = match does {
-            Operation::Reserve { class, amount } => {
-                (Some(self.new_row(world, id, class, amount)), None, amount)
-            }
-            Operation::Settle { hold, cost } => {
-                let held = find_hold(world, id, hold).expect("it is locked").clone();
-                let level = world.processes[me].level;
-                let written_by = Some((id, level));
-                let row = Row { charge: true, amount: cost, closed: false, written_by, ..held };
-                let held_open = held.closed_by.is_none() && !held.closed;
-                (Some(row), Some(hold), if held_open { cost - held.amount } else { cost })
-            }
-            Operation::Release { hold } => {
-                let held = find_hold(world, id, hold).expect("it is locked");
-                let open = held.closed_by.is_none() && !held.closed;
-                (None, Some(hold), if open { -held.amount } else { 0 })
-            }
-            _ => {
-                let at = self.inserted(world, id).expect("the row is written");
-                (None, None, world.rows[at].amount)
-            }
-        };
+        let Change { row, closes, delta } = self.change(world, id, does);
+        let call = world.processes[me].call.clone();
         if let Operation::Reserve { class, .. } = does {
-            let stamp = self.now(world);
-            let call = &world.processes[me].call;
-            if self.keys(call.rules, class, stamp) != call.keys
-                && !self.lacks(Without::WindowChecked)
-            {
-                // A window turned since the keys were computed.
+            let turned = self.keys(call.rules, class, self.now(world)) != call.keys;
+            if turned && !self.lacks(Without::WindowChecked) {
+                // A window turned since the keys were computed: anew.
                 world.processes[me].at = At::Ready;
                 return;
             }
+        }
+        if let Operation::Reserve { .. } | Operation::Extend { .. } = does {
             if world.processes[me].at == At::Apply {
                 if !self.fits(world, id, delta) {
                     return self.deny(world, id);
@@ -49,24 +35,21 @@ impl Scenario {
                     return;
                 }
             }
-            world.last_stamp = stamp;
-            let over = self.over_admits(world, id, class, stamp, delta);
+            let over = row.as_ref().is_some_and(|row| self.over_admits(world, id, row, delta));
             world.processes[me].verdict =
                 Some(if over { Verdict::OverAdmitted } else { Verdict::Admitted });
+            world.last_stamp = self.now(world);
         }
-        let call = &world.processes[me].call;
-        let summed: Vec<Key> = call.sums.iter().map(|(key, _)| *key).collect();
-        for key in call.keys.clone() {
-            if !summed.contains(&key) {
-                self.add(world, id, key, delta);
-            }
+        let summed = |key| call.sums.iter().any(|(of, _)| *of == key);
+        for key in call.keys.iter().copied().filter(|key| !summed(*key)) {
+            self.add(world, id, key, delta);
         }
         let level = world.processes[me].level;
-        if let Some(at) = closes.and_then(|hold| hold_at(world, id, hold)) {
-            let row = &mut world.rows[at];
-            if row.closed_by.is_none() && !row.closed {
-                row.closed_by = Some((id, level));
-            }
+        if let Some(row) = closes.map(|at| &mut world.rows[at])
+            && row.closed_by.is_none()
+            && !row.closed
+        {
+            row.closed_by = Some((id, level));
         }
         if let Operation::Insert { .. } = does {
             let at = self.inserted(world, id).expect("the row is written");
@@ -75,10 +58,43 @@ impl Scenario {
         world.rows.extend(row);
         world.rows.sort();
         if self.lacks(Without::KeptLock) {
-            let taken = world.processes[me].call.kept.clone();
-            world.processes[me].kept.retain(|(rule, _)| !taken.contains(rule));
+            world.processes[me].kept.retain(|(rule, _)| !call.kept.contains(rule));
         }
         self.finish(world, id);
+    }
+
+    /// What an operation does to the tables.
+    fn change(&self, world: &World, id: ProcessId, does: Operation) -> Change {
+        let written_by = Some((id, world.processes[usize::from(id)].level));
+        match does {
+            Operation::Reserve { class, amount } => {
+                let row = Some(self.new_row(world, id, class, amount));
+                Change { row, closes: None, delta: amount }
+            }
+            Operation::Settle { hold, .. }
+            | Operation::Release { hold }
+            | Operation::Extend { hold, .. } => {
+                let closes = hold_at(world, id, hold);
+                let held = &world.rows[closes.expect("it is locked")];
+                let counted = if held.is_open() { held.amount } else { 0 };
+                let row = |charge, amount| {
+                    Some(Row { charge, amount, written_by, closed: false, closed_by: None, ..*held })
+                };
+                match does {
+                    Operation::Settle { cost, .. } => {
+                        Change { row: row(true, cost), closes, delta: cost - counted }
+                    }
+                    Operation::Extend { more, .. } => {
+                        Change { row: row(false, held.amount + more), closes, delta: more }
+                    }
+                    _ => Change { row: None, closes, delta: -counted },
+                }
+            }
+            _ => {
+                let at = self.inserted(world, id).expect("the row is written");
+                Change { row: None, closes: None, delta: world.rows[at].amount }
+            }
+        }
     }
 
     /// Whether others' view of each counter, and one's own uncommitted, leave room.
@@ -94,34 +110,28 @@ impl Scenario {
         })
     }
 
-    /// Gives back what the call pinned and locked.
+    /// Gives back what the call pinned and locked, and nothing that earlier calls did.
     fn deny(&self, world: &mut World, id: ProcessId) {
         let call = world.processes[usize::from(id)].call.clone();
-        self.unpin(world, id, |(key, _)| call.pinned.contains(key));
+        let all = self.lacks(Without::DenialGivesBackItsOwn);
+        self.unpin(world, id, |(key, _)| call.pinned.contains(key) || all);
         let process = &mut world.processes[usize::from(id)];
-        process.kept.retain(|(rule, _)| !call.kept.contains(rule));
+        process.kept.retain(|(rule, _)| !call.kept.contains(rule) && !all);
         process.verdict = Some(Verdict::Denied);
         self.finish(world, id);
     }
 
     /// The guarantee, by the rows alone: is there a counter that could end up over its amount?
-    fn over_admits(
-        &self,
-        world: &World,
-        id: ProcessId,
-        class: u8,
-        stamp: u8,
-        amount: Money,
-    ) -> bool {
+    fn over_admits(&self, world: &World, id: ProcessId, row: &Row, delta: Money) -> bool {
         let rules = world.processes[usize::from(id)].edited.map_or(world.rules, |(rules, _)| rules);
-        self.keys(rules, class, stamp).into_iter().any(|key| {
+        self.keys(rules, row.class, row.stamp).into_iter().any(|key| {
             let counts = self.counts(rules, key);
             let others: Money = (0..)
                 .take(world.processes.len())
                 .filter(|other| *other != id)
                 .map(|other| world.most(other, &counts))
                 .sum();
-            let sum = world.committed(&counts) + others + own(world, id, &counts) + amount;
+            let sum = world.committed(&counts) + others + own(world, id, &counts) + delta;
             sum > self.amount(rules, key)
         })
     }
@@ -165,13 +175,16 @@ pub(crate) fn own(world: &World, id: ProcessId, counts: impl Fn(&Row) -> bool) -
     world.uncommitted(id, world.processes[usize::from(id)].level, counts)
 }
 
-/// A hold that the latest snapshot shows and that is not settled.
+/// A hold that the latest snapshot shows and that is not settled: its open version, if it has one.
 fn hold_at(world: &World, id: ProcessId, hold: u8) -> Option<usize> {
-    let visible = |row: &&Row| row.written_by.is_none_or(|(writer, _)| writer == id);
-    if world.rows.iter().filter(visible).any(|row| row.id == hold && row.charge) {
+    let versions = || {
+        let visible = |row: &Row| row.written_by.is_none_or(|(writer, _)| writer == id);
+        world.rows.iter().enumerate().filter(move |(_, row)| row.id == hold && visible(row))
+    };
+    if versions().any(|(_, row)| row.charge) {
         return None;
     }
-    world.rows.iter().position(|row| row.id == hold && visible(&row))
+    versions().max_by_key(|(_, row)| row.is_open()).map(|(at, _)| at)
 }
 
 pub(crate) fn find_hold(world: &World, id: ProcessId, hold: u8) -> Option<&Row> {

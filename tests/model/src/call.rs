@@ -48,7 +48,9 @@ impl Scenario {
                 let key = world.processes[me].call.keys[world.processes[me].call.next];
                 if world.entry(key).is_some() {
                     self.found(world, id, does, key);
-                } else if world.processes[me].kept.iter().any(|(rule, _)| *rule == key.rule) {
+                } else if world.processes[me].kept.iter().any(|(rule, _)| *rule == key.rule)
+                    && !self.lacks(Without::KeeperStaysWithSums)
+                {
                     world.processes[me].at = At::Snapshot;
                 } else {
                     if self.lacks(Without::SnapshotAfterLoadLock) {
@@ -92,7 +94,7 @@ impl Scenario {
                 world.processes[me].at = At::Apply;
             }
             At::Apply | At::ApplyLater => self.apply(world, id, does),
-            at @ (At::Visible | At::CalledBackEarly) => unreachable!("{at:?} within a call"),
+            at @ (At::Visible | At::CalledBackEarly | At::Dropped) => unreachable!("{at:?} within a call"),
         }
         Some(())
     }
@@ -100,11 +102,13 @@ impl Scenario {
     /// Locks the hold and the barrier, and resolves the rules.
     fn begin(&self, world: &mut World, id: ProcessId, does: Operation) -> Option<()> {
         let me = usize::from(id);
-        if let Operation::Settle { hold, .. } | Operation::Release { hold } = does {
+        if let Some(hold) = does.hold() {
             if others(world, id).any(|other| other.holds.iter().any(|(held, _)| *held == hold)) {
                 return None;
             }
-            if find_hold(world, id, hold).is_none() {
+            let found = find_hold(world, id, hold);
+            let extends = matches!(does, Operation::Extend { .. });
+            if found.is_none_or(|row| extends && !row.is_open()) {
                 self.finish(world, id);
                 return Some(());
             }
@@ -123,7 +127,7 @@ impl Scenario {
         let process = &mut world.processes[me];
         let level = process.level;
         process.open = true;
-        if let Operation::Settle { hold, .. } | Operation::Release { hold } = does
+        if let Some(hold) = does.hold()
             && !process.holds.iter().any(|(held, _)| *held == hold)
         {
             process.holds.push((hold, level));
@@ -147,16 +151,14 @@ impl Scenario {
     fn resolve(&self, world: &mut World, id: ProcessId, does: Operation) {
         let process = &world.processes[usize::from(id)];
         let rules = process.edited.map_or(world.rules, |(rules, _)| rules);
-        let keys = match does {
-            Operation::Reserve { class, .. } => self.keys(rules, class, self.now(world)),
-            Operation::Settle { hold, .. } | Operation::Release { hold } => {
-                let row = find_hold(world, id, hold);
-                row.map_or(vec![], |row| self.keys(rules, row.class, row.stamp))
-            }
-            _ => {
-                let row = self.inserted(world, id).map(|at| &world.rows[at]);
-                row.map_or(vec![], |row| self.keys(rules, row.class, row.stamp))
-            }
+        let keys = if let Operation::Reserve { class, .. } = does {
+            self.keys(rules, class, self.now(world))
+        } else {
+            let row = match does.hold() {
+                Some(hold) => find_hold(world, id, hold),
+                None => self.inserted(world, id).map(|at| &world.rows[at]),
+            };
+            row.map_or(vec![], |row| self.keys(rules, row.class, row.stamp))
         };
         let epoch = world.epoch;
         let call = &mut world.processes[usize::from(id)].call;
@@ -207,7 +209,10 @@ impl Scenario {
         let counts = self.counts(world.processes[me].call.rules, key);
         let mut sum = world.committed(&counts);
         if self.lacks(Without::OwnRowsHidden) {
-            sum += own(world, id, &counts);
+            // That of a direct insert is there before its trigger counts it.
+            let uncounted = world.rows.iter().filter(|row| !row.counted && counts(row));
+            let mine = uncounted.filter(|row| row.written_by.is_some_and(|by| by.0 == id));
+            sum += own(world, id, &counts) + mine.map(|row| row.amount).sum::<i8>();
         }
         world.processes[me].call.loaded = Some(sum);
     }
@@ -225,7 +230,8 @@ impl Scenario {
         let me = usize::from(id);
         let process = &mut world.processes[me];
         let key = process.call.keys[process.call.next];
-        let keeps = process.kept.iter().any(|(rule, _)| *rule == key.rule);
+        let keeps = process.kept.iter().any(|(rule, _)| *rule == key.rule)
+            && !self.lacks(Without::KeeperStaysWithSums);
         if let Operation::Check { .. } = does {
             let apart = keeps && !self.lacks(Without::KeeperNeverPublishes)
                 || process.edited.is_some() && !self.lacks(Without::EditorNeverPublishes);

@@ -67,7 +67,8 @@ impl Scenario {
                     self.call_back(world, id, true);
                 }
                 if edits_early {
-                    self.announce(world, id);
+                    self.drop_entries(world, id);
+                    self.bump(world, id);
                 }
                 if early || edits_early {
                     world.processes[me].at = At::CalledBackEarly;
@@ -82,11 +83,18 @@ impl Scenario {
                 world.processes[me].at = At::Visible;
                 return Some(());
             }
-            _ => {}
-        }
-        self.call_back(world, id, true);
-        if !edits_early {
-            self.announce(world, id);
+            At::Dropped => self.bump(world, id),
+            _ => {
+                self.call_back(world, id, true);
+                if !edits_early {
+                    self.drop_entries(world, id);
+                    if self.lacks(Without::DropAndBumpAtOnce) {
+                        world.processes[me].at = At::Dropped;
+                        return Some(());
+                    }
+                    self.bump(world, id);
+                }
+            }
         }
         self.leave(world, id);
         self.finish(world, id);
@@ -99,31 +107,39 @@ impl Scenario {
             row.closed |= row.closed_by.take_if(|(closer, _)| *closer == id).is_some();
         }
         world.rows.sort();
-        if let Some((rules, _)) = world.processes[usize::from(id)].edited {
+        let process = &mut world.processes[usize::from(id)];
+        if self.lacks(Without::LocksAfterCallback) {
+            (process.share, process.exclusive) = (None, None);
+            process.kept.clear();
+        }
+        if let Some((rules, _)) = process.edited {
             // The callback compares with what was before.
-            world.processes[usize::from(id)].call.rules = world.rules;
+            process.call.rules = world.rules;
             world.rules = rules;
         }
     }
 
     /// The part of the callback that edits and bulk add.
-    fn announce(&self, world: &mut World, id: ProcessId) {
+    fn drop_entries(&self, world: &mut World, id: ProcessId) {
         let process = world.processes[usize::from(id)].clone();
-        if let Some((rules, _)) = process.edited {
+        if let Some((rules, _)) = process.edited
+            && !self.lacks(Without::EditDrop)
+        {
             let before = if world.rules == rules { process.call.rules } else { world.rules };
-            if !self.lacks(Without::EditDrop) {
-                world.entries.retain(|entry| !self.reshapes(before, rules, entry.key.rule));
-            }
+            world.entries.retain(|entry| !self.reshapes(before, rules, entry.key.rule));
+        }
+        if process.bulk.is_some() && !self.lacks(Without::BulkDrop) {
+            world.entries.clear();
+        }
+    }
+
+    fn bump(&self, world: &mut World, id: ProcessId) {
+        let process = &world.processes[usize::from(id)];
+        if process.edited.is_some() {
             world.epoch += 1;
             world.generation += 1;
-        }
-        if process.bulk.is_some() {
-            if !self.lacks(Without::BulkDrop) {
-                world.entries.clear();
-            }
-            if !self.lacks(Without::BulkEpoch) {
-                world.epoch += 1;
-            }
+        } else if process.bulk.is_some() && !self.lacks(Without::BulkEpoch) {
+            world.epoch += 1;
         }
     }
 

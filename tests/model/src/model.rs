@@ -39,7 +39,7 @@ impl Model for Scenario {
             if matches!(does, Operation::End | Operation::EndSavepoint) && process.at == At::Ready {
                 actions.push(Action::GiveUp(id));
             }
-            let visible = matches!(process.at, At::Visible | At::CalledBackEarly);
+            let visible = matches!(process.at, At::Visible | At::CalledBackEarly | At::Dropped);
             if self.kills && process.open && !visible {
                 actions.push(Action::Kill(id));
             }
@@ -105,6 +105,7 @@ impl Scenario {
         world.processes[usize::from(id)].verdict = None;
         match does {
             Operation::Reserve { .. }
+            | Operation::Extend { .. }
             | Operation::Settle { .. }
             | Operation::Release { .. }
             | Operation::Insert { .. }

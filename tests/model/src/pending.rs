@@ -90,7 +90,8 @@ impl Scenario {
         for (key, _) in gone {
             // An edit's own callback may have dropped it.
             if let Some(entry) = world.entry(key) {
-                entry.pins -= 1;
+                // In variants it may be another that was loaded meanwhile.
+                entry.pins = entry.pins.saturating_sub(1);
             }
         }
     }

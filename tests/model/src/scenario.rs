@@ -18,6 +18,11 @@ pub enum Operation {
         class: u8,
         amount: Money,
     },
+    /// Raises an open hold, in the windows of its `created_at`.
+    Extend {
+        hold: u8,
+        more: Money,
+    },
     /// Books `cost` for a hold, whatever it held; also for one that is expired or released.
     Settle {
         hold: u8,
@@ -84,6 +89,8 @@ pub enum Without {
     /// Bulk mode outlives the rollback to a savepoint from before it.
     BulkEndsWithSavepoint,
     KeptLock,
+    /// A transaction that keeps a counter's lock loads the counter when there is room again.
+    KeeperStaysWithSums,
     /// A check publishes although its own transaction keeps the counter's lock.
     KeeperNeverPublishes,
     /// A check publishes although its own transaction has edited the rules.
@@ -91,6 +98,23 @@ pub enum Without {
     /// A transaction that edited rules goes on writing as any other.
     EditorsBulk,
     WindowChecked,
+    /// A denied call gives back all pins and locks of its transaction.
+    DenialGivesBackItsOwn,
+    /// The locks go before the callback.
+    LocksAfterCallback,
+    /// Entries are dropped in one critical section, the epoch is bumped in the next.
+    DropAndBumpAtOnce,
+}
+
+impl Operation {
+    pub(crate) fn hold(self) -> Option<u8> {
+        match self {
+            Operation::Settle { hold, .. }
+            | Operation::Release { hold }
+            | Operation::Extend { hold, .. } => Some(hold),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -126,7 +150,7 @@ impl Default for Scenario {
             capacity: usize::MAX,
             bulk_after: usize::MAX,
             evicts: true,
-            kills: false,
+            kills: true,
             rows: vec![],
             scripts: vec![],
             without: Without::Nothing,

@@ -63,6 +63,8 @@ pub enum At {
     Visible,
     /// Only in variants where something of the callback came too early.
     CalledBackEarly,
+    /// Only in the variant that drops entries and bumps the epoch in two critical sections.
+    Dropped,
 }
 
 /// What a call knows in its own memory.
@@ -135,6 +137,11 @@ pub struct World {
 }
 
 impl Row {
+    /// Neither closed nor being closed by the transaction that looks (no other can: it is locked).
+    pub fn is_open(&self) -> bool {
+        !self.closed && self.closed_by.is_none()
+    }
+
     /// What it adds to its counters for everybody, by what is committed.
     fn committed(&self) -> Money {
         if self.written_by.is_none() && !self.closed { self.amount } else { 0 }

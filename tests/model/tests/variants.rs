@@ -44,7 +44,11 @@ breaks! {
     bulk_that_bumps_no_epoch: bulk without BulkEpoch, NO_PHANTOM;
     bulk_without_the_barrier: bulk without BulkBarrier, NO_OVER_ADMISSION;
     bulk_that_outlives_its_savepoint: bulk without BulkEndsWithSavepoint, NO_OVER_ADMISSION;
+    a_denial_giving_back_pins_of_earlier_calls: core without DenialGivesBackItsOwn, NO_OVER_ADMISSION;
+    locks_that_go_before_the_callback: rule_edit without LocksAfterCallback, NO_PHANTOM;
+    dropping_before_bumping: rule_edit without DropAndBumpAtOnce, NO_PHANTOM;
     a_full_table_without_keeping_the_lock: table_full without KeptLock, NO_OVER_ADMISSION;
+    a_keeper_of_a_lock_that_loads_later: table_full without KeeperStaysWithSums, NO_PHANTOM;
     a_check_publishing_what_its_transaction_locks: table_full without KeeperNeverPublishes, NO_OVER_ADMISSION;
     a_check_publishing_by_uncommitted_rules: edit_and_write without EditorNeverPublishes, NO_PHANTOM;
     an_editor_writing_as_any_other: edit_and_write without EditorsBulk, NO_OVER_ADMISSION;

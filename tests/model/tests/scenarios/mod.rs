@@ -2,6 +2,7 @@
 
 use Operation::*;
 use ai_limiter_model::scenario::{Operation, Rule, Scenario, hold};
+use ai_limiter_model::world::Row;
 
 const ONE: Operation = Reserve { class: 1, amount: 1 };
 const TWO: Operation = Reserve { class: 1, amount: 2 };
@@ -12,12 +13,11 @@ pub fn core() -> Scenario {
         name: "core",
         rows: vec![hold(1, 1)],
         scripts: vec![
-            vec![TWO, End, ONE, End],
+            vec![TWO, TWO, End, ONE, End],
             vec![TWO, End, Release { hold: 20 }, ONE, End],
             vec![Settle { hold: 1, cost: 2 }, End],
             vec![Check { class: 1 }],
         ],
-        kills: true,
         ..Scenario::default()
     }
 }
@@ -32,7 +32,6 @@ pub fn decreases() -> Scenario {
             vec![TWO, End, Release { hold: 2 }, End],
             vec![Settle { hold: 2, cost: 0 }, ONE, End],
         ],
-        kills: true,
         ..Scenario::default()
     }
 }
@@ -97,9 +96,10 @@ pub fn rule_edit() -> Scenario {
     Scenario {
         name: "rule edit",
         rules: vec![vec![narrow], vec![Rule { classes: 3, ..narrow }]],
+        rows: vec![hold(1, 1)],
         scripts: vec![
             vec![Reserve { class: 2, amount: 2 }, End],
-            vec![TWO, End],
+            vec![Settle { hold: 1, cost: 0 }, TWO, End],
             vec![Edit { rules: 1 }, End, Edit { rules: 0 }, Commit],
             vec![Check { class: 1 }, Check { class: 1 }],
         ],
@@ -113,9 +113,9 @@ pub fn edit_and_write() -> Scenario {
     Scenario {
         name: "edit and write",
         rules: vec![vec![narrow], vec![Rule { classes: 3, ..narrow }]],
+        rows: vec![Row { class: 2, ..hold(1, 1) }],
         scripts: vec![
             vec![
-                ONE,
                 Savepoint,
                 Edit { rules: 1 },
                 Check { class: 1 },
@@ -125,7 +125,7 @@ pub fn edit_and_write() -> Scenario {
                 End,
             ],
             vec![TWO, End],
-            vec![Reserve { class: 2, amount: 2 }, End],
+            vec![ONE, Reserve { class: 2, amount: 2 }, Edit { rules: 1 }, End],
         ],
         ..Scenario::default()
     }
@@ -141,7 +141,7 @@ pub fn window_turns() -> Scenario {
         scripts: vec![
             vec![TWO, End],
             vec![TWO, End],
-            vec![Settle { hold: 1, cost: 2 }, ONE, End],
+            vec![Extend { hold: 1, more: 1 }, Settle { hold: 1, cost: 3 }, ONE, End],
             vec![Check { class: 1 }],
         ],
         ..Scenario::default()
