@@ -78,7 +78,14 @@ impl Scenario {
                 let held = &world.rows[closes.expect("it is locked")];
                 let counted = if held.is_open() { held.amount } else { 0 };
                 let row = |charge, amount| {
-                    Some(Row { charge, amount, written_by, closed: false, closed_by: None, ..*held })
+                    Some(Row {
+                        charge,
+                        amount,
+                        written_by,
+                        closed: false,
+                        closed_by: None,
+                        ..*held
+                    })
                 };
                 match does {
                     Operation::Settle { cost, .. } => {

@@ -94,7 +94,9 @@ impl Scenario {
                 world.processes[me].at = At::Apply;
             }
             At::Apply | At::ApplyLater => self.apply(world, id, does),
-            at @ (At::Visible | At::CalledBackEarly | At::Dropped) => unreachable!("{at:?} within a call"),
+            at @ (At::Visible | At::CalledBackEarly | At::Dropped) => {
+                unreachable!("{at:?} within a call")
+            }
         }
         Some(())
     }

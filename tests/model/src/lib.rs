@@ -7,4 +7,6 @@ pub mod explore;
 pub mod model;
 mod pending;
 pub mod scenario;
+pub mod scenarios;
+pub mod watermark;
 pub mod world;

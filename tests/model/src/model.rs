@@ -22,6 +22,8 @@ const ABSENT: &str =
     "with its entry absent, a counter has no uncommitted rows (or they are locked)";
 const PINNED: &str = "pins are those of open transactions";
 const ADMITTED: &str = "something is admitted";
+const DENIED: &str = "something is denied";
+const LEFT: &str = "an entry is left when all is done";
 
 impl Model for Scenario {
     type State = World;
@@ -40,7 +42,7 @@ impl Model for Scenario {
                 actions.push(Action::GiveUp(id));
             }
             let visible = matches!(process.at, At::Visible | At::CalledBackEarly | At::Dropped);
-            if self.kills && process.open && !visible {
+            if self.kills && (process.open || process.at != At::Ready) && !visible {
                 actions.push(Action::Kill(id));
             }
         }
@@ -90,6 +92,16 @@ impl Model for Scenario {
             }),
             Property::sometimes(ADMITTED, |_, world: &World| {
                 world.processes.iter().any(|process| process.verdict == Some(Verdict::Admitted))
+            }),
+            Property::sometimes(DENIED, |_, world: &World| {
+                world.processes.iter().any(|process| process.verdict == Some(Verdict::Denied))
+            }),
+            Property::sometimes(LEFT, |scenario: &Scenario, world: &World| {
+                let scripts = scenario.scripts.iter().zip(&world.processes);
+                !world.entries.is_empty()
+                    && scripts
+                        .into_iter()
+                        .all(|(script, process)| process.operation == script.len())
             }),
         ]
     }

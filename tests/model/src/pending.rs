@@ -124,7 +124,9 @@ impl Scenario {
         if !self.lacks(Without::FramesDropped) {
             self.republish(world, id, |process| process.frames.truncate(usize::from(level)));
         }
-        self.unpin(world, id, |(_, pinned)| *pinned >= level);
+        if !self.lacks(Without::PinsGoWithSavepoint) {
+            self.unpin(world, id, |(_, pinned)| *pinned >= level);
+        }
         let process = &mut world.processes[usize::from(id)];
         process.share.take_if(|at| *at >= level);
         process.exclusive.take_if(|at| *at >= level);

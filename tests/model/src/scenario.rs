@@ -76,6 +76,8 @@ pub enum Without {
     MostOverSavepoints,
     /// A rollback to a savepoint keeps its frames.
     FramesDropped,
+    /// Pins outlive the rollback to a savepoint, the barrier does not.
+    PinsGoWithSavepoint,
     EpochCheck,
     EpochBeforeRules,
     GenerationCheck,

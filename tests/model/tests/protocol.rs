@@ -1,8 +1,7 @@
 //! The protocol as it is: every scenario, explored to the end.
 
-mod scenarios;
-
 use ai_limiter_model::explore::assert_holds;
+use ai_limiter_model::scenarios;
 
 macro_rules! holds {
     ($($name:ident),*) => {
@@ -27,5 +26,8 @@ holds!(
     window_turns,
     zone_edit,
     bulk,
-    table_full
+    table_full,
+    savepoint_and_edit,
+    expiry,
+    mixed
 );

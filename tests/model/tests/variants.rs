@@ -1,10 +1,9 @@
 //! Each step of the protocol left out: what then breaks.
 
-mod scenarios;
-
 use ai_limiter_model::explore::assert_breaks;
 use ai_limiter_model::model::{NO_OVER_ADMISSION, NO_PHANTOM};
 use ai_limiter_model::scenario::Without;
+use ai_limiter_model::scenarios;
 
 macro_rules! breaks {
     ($($name:ident: $scenario:ident without $without:ident, $property:ident;)*) => {
@@ -37,6 +36,7 @@ breaks! {
     the_callback_before_the_commit_is_visible: core without CallbackAfterVisible, NO_OVER_ADMISSION;
     the_net_published_instead_of_the_most: savepoints without MostOverSavepoints, NO_OVER_ADMISSION;
     a_rollback_that_keeps_its_frames: savepoints without FramesDropped, NO_PHANTOM;
+    pins_that_outlive_their_savepoint: savepoint_and_edit without PinsGoWithSavepoint, NO_OVER_ADMISSION;
     a_window_not_checked_against_the_stamp: window_turns without WindowChecked, NO_OVER_ADMISSION;
     a_zone_edit_without_the_barrier: zone_edit without EditBarrier, NO_OVER_ADMISSION;
     a_zone_edit_that_drops_no_entries: zone_edit without EditDrop, NO_PHANTOM;

@@ -1,8 +1,8 @@
 //! The scenarios that are explored, with and without their steps.
 
+use crate::scenario::{Operation, Rule, Scenario, hold};
+use crate::world::Row;
 use Operation::*;
-use ai_limiter_model::scenario::{Operation, Rule, Scenario, hold};
-use ai_limiter_model::world::Row;
 
 const ONE: Operation = Reserve { class: 1, amount: 1 };
 const TWO: Operation = Reserve { class: 1, amount: 2 };
@@ -201,6 +201,59 @@ pub fn table_full() -> Scenario {
             vec![ONE, Check { class: 1 }, Savepoint, ONE, EndSavepoint, End],
             vec![TWO, End],
             vec![Settle { hold: 1, cost: 2 }, End],
+        ],
+        ..Scenario::default()
+    }
+}
+
+/// After a rollback to a savepoint the barrier is free, and a rule is edited.
+pub fn savepoint_and_edit() -> Scenario {
+    let narrow = Rule { amount: 3, classes: 1, zone: 0 };
+    Scenario {
+        name: "savepoint and edit",
+        rules: vec![vec![narrow], vec![Rule { classes: 3, ..narrow }]],
+        scripts: vec![
+            vec![Savepoint, ONE, RollbackTo, TWO, EndSavepoint, ONE, End],
+            vec![TWO, End],
+            vec![Edit { rules: 1 }, Commit],
+            vec![Reserve { class: 2, amount: 2 }, End],
+        ],
+        ..Scenario::default()
+    }
+}
+
+/// A hold expires: the worker marks it, or a reserve does it itself; and it is settled late.
+pub fn expiry() -> Scenario {
+    let expire = |hold| Release { hold };
+    Scenario {
+        name: "expiry",
+        rows: vec![hold(1, 2)],
+        scripts: vec![
+            vec![expire(1), TWO, End],
+            vec![expire(1), TWO, End],
+            vec![expire(1), Commit],
+            vec![Settle { hold: 1, cost: 2 }, End],
+        ],
+        ..Scenario::default()
+    }
+}
+
+/// Much at once: room for one entry, two limits, bulk mode, an edit, a window that turns.
+pub fn mixed() -> Scenario {
+    let rule = |amount, classes| Rule { amount, classes, zone: 0 };
+    Scenario {
+        name: "mixed",
+        rules: vec![vec![rule(3, 1), rule(3, 2)], vec![rule(3, 3), rule(3, 2)]],
+        turns: vec![1],
+        last_instant: 1,
+        capacity: 1,
+        bulk_after: 1,
+        rows: vec![hold(1, 1)],
+        scripts: vec![
+            vec![Reserve { class: 2, amount: 2 }, Savepoint, ONE, EndSavepoint, ONE, End],
+            vec![Settle { hold: 1, cost: 2 }, TWO, End],
+            vec![Edit { rules: 1 }, Commit],
+            vec![Check { class: 1 }],
         ],
         ..Scenario::default()
     }
