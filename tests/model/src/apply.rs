@@ -67,7 +67,7 @@ impl Scenario {
     fn change(&self, world: &World, id: ProcessId, does: Operation) -> Change {
         let written_by = Some((id, world.processes[usize::from(id)].level));
         match does {
-            Operation::Reserve { class, amount } => {
+            Operation::Reserve { class, amount } | Operation::Degraded { class, amount } => {
                 let row = Some(self.new_row(world, id, class, amount));
                 Change { row, closes: None, delta: amount }
             }

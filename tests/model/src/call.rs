@@ -4,7 +4,7 @@
 
 use crate::apply::{find_hold, others, own};
 use crate::scenario::{Operation, Scenario, Without};
-use crate::world::{At, Call, Key, ProcessId, Row, World};
+use crate::world::{At, Call, Key, Process, ProcessId, Row, World};
 
 impl Scenario {
     pub(crate) fn step_call(
@@ -105,7 +105,8 @@ impl Scenario {
     fn begin(&self, world: &mut World, id: ProcessId, does: Operation) -> Option<()> {
         let me = usize::from(id);
         if let Some(hold) = does.hold() {
-            if others(world, id).any(|other| other.holds.iter().any(|(held, _)| *held == hold)) {
+            let locked = |other: &Process| other.holds.iter().any(|(held, _)| *held == hold);
+            if others(world, id).any(locked) {
                 return None;
             }
             let found = find_hold(world, id, hold);
@@ -117,13 +118,17 @@ impl Scenario {
         }
         let writes_bulk = world.processes[me].bulk.is_some()
             || world.processes[me].pins.len() >= self.bulk_after
+            || matches!(does, Operation::Degraded { .. }) && !self.lacks(Without::DegradedInBulk)
             || world.processes[me].edited.is_some() && !self.lacks(Without::EditorsBulk);
         let survived =
             world.processes[me].bulk.is_some() && world.processes[me].exclusive.is_none();
         let exclusive = writes_bulk && !survived && !self.lacks(Without::BulkBarrier);
-        if others(world, id)
-            .any(|other| other.exclusive.is_some() || exclusive && other.share.is_some())
-        {
+        let believes = self.lacks(Without::BarrierInEveryCall) && world.processes[me].took_barrier;
+        let joins = !self.lacks(Without::WritersBarrier) && !believes;
+        let conflicts = |other: &Process| {
+            other.exclusive.is_some() && joins || other.share.is_some() && exclusive
+        };
+        if others(world, id).any(conflicts) {
             return None;
         }
         let process = &mut world.processes[me];
@@ -139,7 +144,8 @@ impl Scenario {
         }
         if exclusive {
             process.exclusive.get_or_insert(level);
-        } else if !self.lacks(Without::WritersBarrier) {
+        } else if joins {
+            process.took_barrier = self.lacks(Without::BarrierInEveryCall);
             process.share.get_or_insert(level);
         }
         if process.at != At::Barrier {
@@ -153,7 +159,9 @@ impl Scenario {
     fn resolve(&self, world: &mut World, id: ProcessId, does: Operation) {
         let process = &world.processes[usize::from(id)];
         let rules = process.edited.map_or(world.rules, |(rules, _)| rules);
-        let keys = if let Operation::Reserve { class, .. } = does {
+        let keys = if let Operation::Degraded { .. } = does {
+            vec![]
+        } else if let Operation::Reserve { class, .. } = does {
             self.keys(rules, class, self.now(world))
         } else {
             let row = match does.hold() {
@@ -194,7 +202,7 @@ impl Scenario {
     fn touched(&self, world: &mut World, id: ProcessId) {
         let checks = matches!(self.operation(world, id), Operation::Check { .. });
         let process = &mut world.processes[usize::from(id)];
-        if process.bulk.is_some() && process.call.sums.is_empty() && !checks {
+        if process.bulk.is_some() && process.call.sums.len() < process.call.keys.len() && !checks {
             process.at = At::SumForBulk;
         } else if process.call.next < process.call.keys.len() {
             process.at = At::Find;

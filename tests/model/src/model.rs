@@ -117,6 +117,7 @@ impl Scenario {
         world.processes[usize::from(id)].verdict = None;
         match does {
             Operation::Reserve { .. }
+            | Operation::Degraded { .. }
             | Operation::Extend { .. }
             | Operation::Settle { .. }
             | Operation::Release { .. }

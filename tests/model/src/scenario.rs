@@ -18,6 +18,11 @@ pub enum Operation {
         class: u8,
         amount: Money,
     },
+    /// Admitted under `on_error = allow`, because its counters could not be loaded.
+    Degraded {
+        class: u8,
+        amount: Money,
+    },
     /// Raises an open hold, in the windows of its `created_at`.
     Extend {
         hold: u8,
@@ -61,6 +66,8 @@ pub enum Without {
     #[default]
     Nothing,
     WritersBarrier,
+    /// A rollback to a savepoint releases the barrier, and the next call doesn't take it again.
+    BarrierInEveryCall,
     RulesAfterBarrier,
     LoadLock,
     SnapshotAfterLoadLock,
@@ -90,6 +97,8 @@ pub enum Without {
     BulkBarrier,
     /// Bulk mode outlives the rollback to a savepoint from before it.
     BulkEndsWithSavepoint,
+    /// A call whose counters could not be loaded writes without touching them, not in bulk mode.
+    DegradedInBulk,
     KeptLock,
     /// A transaction that keeps a counter's lock loads the counter when there is room again.
     KeeperStaysWithSums,

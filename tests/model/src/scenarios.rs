@@ -7,7 +7,7 @@ use Operation::*;
 const ONE: Operation = Reserve { class: 1, amount: 1 };
 const TWO: Operation = Reserve { class: 1, amount: 2 };
 
-/// Two writers of two transactions each, one that settles above its hold, a check; any of them may be killed.
+/// Two writers of two transactions each, one that settles above its hold, two checks.
 pub fn core() -> Scenario {
     Scenario {
         name: "core",
@@ -16,6 +16,7 @@ pub fn core() -> Scenario {
             vec![TWO, TWO, End, ONE, End],
             vec![TWO, End, Release { hold: 20 }, ONE, End],
             vec![Settle { hold: 1, cost: 2 }, End],
+            vec![Check { class: 1 }],
             vec![Check { class: 1 }],
         ],
         ..Scenario::default()
@@ -126,6 +127,7 @@ pub fn edit_and_write() -> Scenario {
             ],
             vec![TWO, End],
             vec![ONE, Reserve { class: 2, amount: 2 }, Edit { rules: 1 }, End],
+            vec![Edit { rules: 1 }, Savepoint, ONE, EndSavepoint, ONE, End],
         ],
         ..Scenario::default()
     }
@@ -186,6 +188,20 @@ pub fn bulk() -> Scenario {
     }
 }
 
+/// A call is admitted although its counters could not be loaded, beside others that load them.
+pub fn degraded() -> Scenario {
+    Scenario {
+        name: "degraded",
+        scripts: vec![
+            vec![Degraded { class: 1, amount: 2 }, End],
+            vec![TWO, End, ONE, End],
+            vec![TWO, End],
+            vec![Check { class: 1 }],
+        ],
+        ..Scenario::default()
+    }
+}
+
 /// Room for one entry and two counters: whoever finds it pinned keeps the counter's lock.
 pub fn table_full() -> Scenario {
     Scenario {
@@ -238,20 +254,19 @@ pub fn expiry() -> Scenario {
     }
 }
 
-/// Much at once: room for one entry, two limits, bulk mode, an edit, a window that turns.
+/// Much at once: room for one entry, two limits, bulk mode, savepoints, an edit.
 pub fn mixed() -> Scenario {
     let rule = |amount, classes| Rule { amount, classes, zone: 0 };
     Scenario {
         name: "mixed",
         rules: vec![vec![rule(3, 1), rule(3, 2)], vec![rule(3, 3), rule(3, 2)]],
-        turns: vec![1],
-        last_instant: 1,
         capacity: 1,
         bulk_after: 1,
         rows: vec![hold(1, 1)],
         scripts: vec![
             vec![Reserve { class: 2, amount: 2 }, Savepoint, ONE, EndSavepoint, ONE, End],
             vec![Settle { hold: 1, cost: 2 }, TWO, End],
+            vec![Savepoint, TWO, EndSavepoint, Reserve { class: 2, amount: 1 }, End],
             vec![Edit { rules: 1 }, Commit],
             vec![Check { class: 1 }],
         ],

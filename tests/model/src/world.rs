@@ -109,6 +109,8 @@ pub struct Process {
     /// The barrier in ROW SHARE, and in EXCLUSIVE.
     pub share: Option<Level>,
     pub exclusive: Option<Level>,
+    /// Only looked at in the variant that believes it.
+    pub took_barrier: bool,
     /// The load lock, while loading.
     pub loading: Option<u8>,
     /// Counters' locks that are kept because the table of counters was full.

@@ -26,6 +26,7 @@ holds!(
     window_turns,
     zone_edit,
     bulk,
+    degraded,
     table_full,
     savepoint_and_edit,
     expiry,

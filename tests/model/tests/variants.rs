@@ -19,6 +19,7 @@ macro_rules! breaks {
 
 breaks! {
     writers_not_taking_the_barrier: rule_edit without WritersBarrier, NO_OVER_ADMISSION;
+    the_barrier_not_taken_again_after_a_rollback: savepoint_and_edit without BarrierInEveryCall, NO_OVER_ADMISSION;
     rules_resolved_before_the_barrier: rule_edit without RulesAfterBarrier, NO_OVER_ADMISSION;
     an_edit_without_the_barrier: rule_edit without EditBarrier, NO_OVER_ADMISSION;
     an_edit_that_drops_no_entries: rule_edit without EditDrop, NO_PHANTOM;
@@ -47,6 +48,7 @@ breaks! {
     a_denial_giving_back_pins_of_earlier_calls: core without DenialGivesBackItsOwn, NO_OVER_ADMISSION;
     locks_that_go_before_the_callback: rule_edit without LocksAfterCallback, NO_PHANTOM;
     dropping_before_bumping: rule_edit without DropAndBumpAtOnce, NO_PHANTOM;
+    a_degraded_call_that_writes_beside_the_counters: degraded without DegradedInBulk, NO_PHANTOM;
     a_full_table_without_keeping_the_lock: table_full without KeptLock, NO_OVER_ADMISSION;
     a_keeper_of_a_lock_that_loads_later: table_full without KeeperStaysWithSums, NO_PHANTOM;
     a_check_publishing_what_its_transaction_locks: table_full without KeeperNeverPublishes, NO_OVER_ADMISSION;

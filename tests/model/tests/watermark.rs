@@ -8,7 +8,7 @@ fn sealing() -> Ledger {
     Ledger {
         writers: vec![Writer::Rows(1), Writer::Rows(1), Writer::Rows(2)],
         rounds: 2,
-        last_instant: 3,
+        last_instant: 2,
         set_backs: 1,
         crashes: 0,
         lacks: Lacks::Nothing,
@@ -18,6 +18,16 @@ fn sealing() -> Ledger {
 /// A crash and a clock that was set back.
 fn crashing() -> Ledger {
     Ledger { writers: vec![Writer::Rows(1), Writer::Rows(1)], crashes: 1, ..sealing() }
+}
+
+/// Two that read and write the last stamp at once, and one instant more.
+fn racing() -> Ledger {
+    Ledger {
+        writers: vec![Writer::Rows(1), Writer::Rows(1)],
+        rounds: 1,
+        last_instant: 3,
+        ..sealing()
+    }
 }
 
 /// Beside others, rows arrive whose time of recording is given.
@@ -59,7 +69,7 @@ macro_rules! breaks {
 breaks! {
     an_xid_assigned_after_the_stamp: sealing without XidBeforeStamp;
     a_stamp_that_goes_back: sealing without StampThatNeverGoesBack;
-    a_stamp_read_and_written_apart: sealing without StampAtOnce;
+    a_stamp_read_and_written_apart: racing without StampAtOnce;
     x_taken_before_w: sealing without WBeforeX;
     x_taken_from_a_snapshot: sealing without XOfItsOwn;
     not_waiting_for_older_transactions: sealing without Wait;
