@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use stateright::{Checker, HasDiscoveries, Model};
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 /// Explores every reachable state, prints their number, and asserts all properties.
 pub fn assert_holds<M>(name: &str, model: M)
@@ -24,6 +24,25 @@ where
     // The checker goes on while a property has neither an example nor a counterexample, so with
     // the above this says that nothing was left out.
     assert!(checker.is_done(), "{name} was not explored to the end");
+}
+
+/// Asserts what must be so in every reachable state; what is only to happen sometimes may be beyond
+/// this scenario. Returns the number of states.
+pub fn holds_everywhere<M>(name: &str, model: M) -> usize
+where
+    M: Model + Clone + Send + Sync + std::fmt::Debug + 'static,
+    M::State: Clone + std::fmt::Debug + std::hash::Hash + PartialEq + Send + Sync,
+    M::Action: Clone + std::fmt::Debug + PartialEq + Send + Sync,
+{
+    let wanted = HasDiscoveries::AnyFailures;
+    let checker = model.clone().checker().finish_when(wanted).spawn_bfs().join();
+    for property in model.properties().iter().filter(|it| it.expectation == Expectation::Always) {
+        if let Some(path) = checker.discovery(property.name) {
+            panic!("{name}: \"{}\" breaks in {model:#?}\n{path}", property.name);
+        }
+    }
+    assert!(checker.is_done(), "{name} was not explored to the end");
+    checker.unique_state_count()
 }
 
 /// Asserts that a variant breaks this property, and prints the shortest way there.

@@ -6,7 +6,8 @@
 //! (`stateright`) takes them all. A scenario (`scenarios.rs`) gives three to five backends a script
 //! of calls, and is explored to the end: every state that can be reached satisfies the properties
 //! of `model.rs`. Each step that matters can be left out (`scenario::Without`), and then the
-//! checker finds the order in which a guarantee breaks.
+//! checker finds the order in which a guarantee breaks. `tests/random.rs` does the same with scripts
+//! drawn at random.
 //!
 //! # What an atomic step is
 //!
