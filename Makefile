@@ -31,7 +31,7 @@ clean-server:
 test:
 	scripts/install-tools.sh
 	scripts/build.sh $(PG)
-	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_domain -p ai_limiter_tests
+	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_domain -p ai_limiter_model -p ai_limiter_tests
 
 test-all:
 	$(MAKE) test PG=15
