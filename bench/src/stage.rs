@@ -36,8 +36,6 @@ impl Stage {
         let cluster = Cluster::builder()
             .setting("shared_preload_libraries", EXTENSION)
             .setting("ai_limiter.databases", &databases.join(", "))
-            // Room for the counters of several databases at once, so that none pushes out another's.
-            .setting("ai_limiter.max_counters", "262144")
             // The holds of a row stay until its database is dropped: to expire half a million of
             // them is not to disturb the next row.
             .setting("ai_limiter.reservation_ttl", "1d")
@@ -108,6 +106,23 @@ impl Stage {
             None => self.make_database(self.plan.ledger_rows.last().copied().unwrap_or(0))?,
         };
         work(large.insert(database))
+    }
+
+    /// Calls `work` on the server with room for the counters of several databases at once: at the
+    /// default, those of three would push each other out. Restarts it before and after.
+    pub fn with_room_for_databases<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !self.has_shared_counters() {
+            return work();
+        }
+        let restart_with = |setting: &str| {
+            self.cluster.connect().run(&format!("ALTER SYSTEM {setting}"));
+            self.cluster.stop();
+            self.cluster.start_again();
+        };
+        restart_with("SET ai_limiter.max_counters = 262144");
+        let result = work();
+        restart_with("RESET ai_limiter.max_counters");
+        result
     }
 
     fn drop_database(&self, database: &Database) {

@@ -1,5 +1,10 @@
 //! The rows of the benchmark, each a comparison, or a few that belong together.
 
+mod bulk;
+mod history;
+mod memory;
+mod peers;
+mod redis;
 mod verdicts;
 mod writes;
 
@@ -18,12 +23,18 @@ pub struct Row {
 pub const ALL: &[Row] = &[
     Row { name: "within", run: verdicts::within },
     Row { name: "check", run: verdicts::check },
+    Row { name: "ledger", run: verdicts::ledger },
     Row { name: "reserve", run: writes::reserve },
     Row { name: "settle", run: writes::settle },
     Row { name: "wal", run: writes::wal },
     Row { name: "hot", run: writes::hot },
+    Row { name: "sums", run: history::sums },
+    Row { name: "peers", run: peers::peers },
+    Row { name: "redis", run: redis::redis },
+    Row { name: "restart", run: history::restart },
     Row { name: "runs", run: writes::runs },
-    Row { name: "ledger", run: verdicts::ledger },
+    Row { name: "memory", run: memory::memory },
+    Row { name: "bulk", run: bulk::bulk },
 ];
 
 /// The rows of these names, or all.

@@ -19,7 +19,7 @@ const CONSTANT_ROW: &str = "true, 'ok'::text, 'bench_user_daily_cost'::text, 'co
     NULL::jsonb";
 
 /// A script that asks about a random user.
-fn asking(plan: &Plan, query: &str) -> String {
+pub fn asking(plan: &Plan, query: &str) -> String {
     let user = user_uuid(":user");
     format!("{}{};\n", draw_user(plan, plan.users), query.replace("USER", &user))
 }
@@ -105,6 +105,10 @@ pub fn rate<'a>(stage: &'a Stage, load: &'a Load) -> Result<Side<'a>> {
 
 /// `check_ai_limit()` over ledgers of several sizes, each against the first.
 pub fn ledger(stage: &Stage) -> Result<Vec<Line>> {
+    stage.with_room_for_databases(|| ledger_sizes(stage))
+}
+
+fn ledger_sizes(stage: &Stage) -> Result<Vec<Line>> {
     let plan = stage.plan();
     let [smaller @ .., largest] = &plan.ledger_rows[..] else { return Ok(Vec::new()) };
     stage.with_large_ledger(|large| {

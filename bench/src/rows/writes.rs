@@ -67,12 +67,12 @@ fn plain_settle_script(plan: &Plan) -> String {
 }
 
 /// What a row of writes must have left behind.
-struct Expected {
-    holds: u64,
-    charges: u64,
+pub struct Expected {
+    pub holds: u64,
+    pub charges: u64,
 }
 
-fn ensure_written(database: &Database, expected: &Expected) -> Result<()> {
+pub fn ensure_written(database: &Database, expected: &Expected) -> Result<()> {
     let mut client = database.connect();
     let holds =
         count(&mut client, "SELECT count(*) FROM ai_limiter.ai_reservations WHERE state = 'open'")?;
