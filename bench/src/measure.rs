@@ -84,3 +84,45 @@ pub fn number(value: f64) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_taken_within_each_round() {
+        // A machine that is twice as slow in the second and third round.
+        let rounds = Rounds { sides: vec![vec![90.0, 40.0, 45.0], vec![100.0, 50.0, 50.0]] };
+        let ratio = rounds.ratio(0, 1);
+        assert_eq!((ratio.median, ratio.least, ratio.most), (0.9, 0.8, 0.9));
+        let inverse = rounds.ratio(1, 0).inverse();
+        assert!((inverse.median - 0.9).abs() < 1e-9 && (inverse.least - 0.8).abs() < 1e-9);
+        assert_eq!(rounds.median(0), 45.0);
+    }
+
+    #[test]
+    fn sides_take_turns_and_each_goes_first() {
+        let order = std::cell::RefCell::new(Vec::new());
+        let side = |name: f64| -> Side {
+            let order = &order;
+            Box::new(move || {
+                order.borrow_mut().push(name);
+                Ok(name)
+            })
+        };
+        let rounds = alternate(2, vec![side(1.0), side(2.0)]).unwrap();
+        assert_eq!(*order.borrow(), [1.0, 2.0, 2.0, 1.0]);
+        assert_eq!((rounds.median(0), rounds.median(1)), (1.0, 2.0));
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_mean_something() {
+        let texts = [0.01234, 1.5, 99.994, 123.4, 12_345.6, 1_234_567.0].map(number);
+        assert_eq!(texts, ["0.0123", "1.50", "99.99", "123", "12,346", "1,234,567"]);
+    }
+
+    #[test]
+    fn the_median_of_an_even_count_lies_between() {
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}

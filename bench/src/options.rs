@@ -112,8 +112,8 @@ impl Plan {
         Self {
             quick: true,
             rounds: 1,
-            time: Duration::from_secs(1),
-            warm_up: Duration::from_secs(1),
+            time: Duration::from_millis(100),
+            warm_up: Duration::from_millis(100),
             users: 50,
             tenants: 5,
             ledger_rows: vec![0, 500, 2000],

@@ -67,7 +67,7 @@ impl Driver {
     pub fn run(&mut self, time: Duration) -> Result<f64> {
         for process in &mut self.processes {
             let input = process.input.as_mut().context("standard input is piped")?;
-            writeln!(input, "{}", time.as_secs()).context("a peer has ended")?;
+            writeln!(input, "{}", time.as_secs_f64()).context("a peer has ended")?;
         }
         let mut rate = 0.0;
         for process in &mut self.processes {

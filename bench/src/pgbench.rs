@@ -32,9 +32,12 @@ impl<'a> Load<'a> {
         Ok(Self { stage, database: database.name().to_owned(), script: file, clients })
     }
 
-    /// Runs it for that long.
+    /// Runs it for that long, or, where that is less than pgbench can time, some times a client.
     pub fn run(&self, time: Duration) -> Result<Outcome> {
-        self.pgbench(&["--time", &time.as_secs().to_string()])
+        match time.as_secs() {
+            0 => self.pgbench(&["--transactions", "20"]),
+            seconds => self.pgbench(&["--time", &seconds.to_string()]),
+        }
     }
 
     /// Runs it that many times in all; for one client.

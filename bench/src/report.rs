@@ -201,14 +201,14 @@ fn heading(stage: &Stage) -> Result<String> {
         "- Machine: {cpu}, {} cores, {:.0} GiB of memory, Linux {}.\n\
          - Postgres {postgres}; counters in {path}. Clients connect by {}.\n\
          - Commit {}.\n\
-         - {} rounds, {} s a side.{abridged}\n",
+         - {} rounds, {} s a side of each.{abridged}\n",
         stage.cores(),
         memory / 1024.0 / 1024.0,
         kernel.trim(),
         stage.transport(),
         commit(),
         plan.rounds,
-        plan.time.as_secs(),
+        plan.time.as_secs_f64(),
     ))
 }
 
@@ -244,4 +244,42 @@ pub fn record(page: &Path, results: &str) -> Result<()> {
         split.with_context(|| format!("{name} has no block for results, {BEGIN}"))?;
     fs::write(page, format!("{before}{BEGIN}\n{results}\n{END}{after}"))
         .with_context(|| format!("cannot write {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_replace_those_of_last_time_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.md");
+        fs::write(&page, format!("before\n{BEGIN}old\n{END}\nafter\n")).unwrap();
+        for _ in 0..2 {
+            record(&page, "new\n").unwrap();
+            let text = fs::read_to_string(&page).unwrap();
+            assert_eq!(text, format!("before\n{BEGIN}\nnew\n\n{END}\nafter\n"));
+        }
+    }
+
+    #[test]
+    fn a_page_without_a_place_for_results_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.md");
+        fs::write(&page, "text\n").unwrap();
+        assert!(record(&page, "new\n").is_err());
+        assert_eq!(fs::read_to_string(&page).unwrap(), "text\n");
+    }
+
+    #[test]
+    fn a_reach_is_met_at_its_edge_and_not_beyond() {
+        for (reach, met, missed) in [
+            (Reach::AtLeast(0.85), 0.85, 0.849),
+            (Reach::AtMost(1.25), 1.25, 1.251),
+            (Reach::Within(0.1), 0.9, 0.899),
+            (Reach::Within(0.1), 1.1, 1.101),
+        ] {
+            assert!(reach.is_met(met) && !reach.is_met(missed), "{reach:?}");
+        }
+    }
 }

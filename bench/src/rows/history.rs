@@ -82,7 +82,7 @@ pub fn restart(stage: &Stage) -> Result<Vec<Line>> {
 
 /// The limiter knows of each row: else a fast first verdict would be worth nothing.
 fn ensure_history_counts(database: &Database, rows: u64) -> Result<()> {
-    let sql = "SELECT (SELECT settled FROM ai_limiter.get_global_ai_cost('month')) \
+    let sql = "SELECT (SELECT settled_usd FROM ai_limiter.get_global_ai_cost('month')) \
                    = (SELECT sum(cost_usd) FROM ai_limiter.ai_usage)";
     let mut client = database.connect();
     ensure!(client.value(sql) == "t", "the month's cost is not the ledger's");

@@ -63,7 +63,9 @@ struct Redis {
 impl Redis {
     fn start(server: &std::path::Path) -> Result<Self> {
         let folder = TempDir::new()?;
-        let mut command = Command::new(server);
+        // So that it ends with this process, in whatever way that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(server);
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]);
         command.arg(folder.path().join("socket")).current_dir(folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::null());
