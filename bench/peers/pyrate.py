@@ -28,3 +28,6 @@ for line in sys.stdin:
         if limiter.try_acquire("user", blocking=False):
             admitted += 1
     print(admitted, time.monotonic() - begun, flush=True)
+
+limiter.close()
+pool.close()

@@ -15,7 +15,9 @@ const limiter = new RateLimiterPostgres(
   (error) => {
     if (error) throw error
     console.log('ready')
-    readline.createInterface({ input: process.stdin }).on('line', (line) => measure(Number(line)))
+    readline.createInterface({ input: process.stdin })
+      .on('line', (line) => measure(Number(line)))
+      .on('close', () => pool.end())
   })
 
 async function measure (seconds) {

@@ -47,18 +47,27 @@ impl Driver {
         script: &str,
         processes: u32,
     ) -> Result<Self> {
-        let mut started = Vec::new();
-        for _ in 0..processes {
+        let start = || {
             let mut command = Command::new(interpreter);
             command.arg(project_root().join("bench/peers").join(script));
             command.env("NODE_PATH", target_dir().join("bench-peers/node/node_modules"));
             command.env("PGHOST", stage.host()).env("PGPORT", stage.cluster().port().to_string());
             command.env("PGUSER", SUPERUSER).env("PGDATABASE", database.name());
             command.env("CONNECTIONS", (CONNECTIONS / processes).max(1).to_string());
-            started.push(Process::start(&mut command)?);
-            // One after the other: the first makes the tables.
-            let last = started.last_mut().context("just pushed")?;
-            ensure!(last.line()? == "ready", "{script} does not get ready");
+            Process::start(&mut command)
+        };
+        let ready = |process: &mut Process| -> Result<()> {
+            ensure!(process.line()? == "ready", "{script} does not get ready");
+            Ok(())
+        };
+        // The first makes the tables.
+        let mut started = vec![start()?];
+        ready(&mut started[0])?;
+        for _ in 1..processes {
+            started.push(start()?);
+        }
+        for process in &mut started[1..] {
+            ready(process)?;
         }
         Ok(Self { processes: started, admitted: 0 })
     }

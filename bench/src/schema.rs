@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use ai_limiter_tests::calls::explained;
+use anyhow::{Context, Result, anyhow, ensure};
 use postgres::Client;
 
 use crate::options::Plan;
@@ -115,7 +116,7 @@ pub fn ledger_rows(plan: &Plan, rows: u64) -> String {
                 || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
              '00000000-0000-0000-0000-000000000000'::uuid, {user}, 'bench', 'gpt-4o-mini',
              'gpt-4o-mini', 1, 1187, 412, 0.00042525, 0.00066, 'ai_prices', at, at
-         FROM generate_series(1, {rows}) n,
+         FROM generate_series(1::bigint, {rows}) n,
              LATERAL (SELECT month + (now() - month) * (n / {rows}::float8) AS at
                  FROM date_trunc('month', now()) month) t",
         user = user_uuid(&format!("({FIRST_USER} + n * 7919 % {})::text", plan.users)),
@@ -145,7 +146,7 @@ pub fn fill_ledger(client: &mut Client, plan: &Plan, rows: u64) -> Result<()> {
 }
 
 pub fn run(client: &mut Client, sql: &str) -> Result<()> {
-    client.batch_execute(sql).with_context(|| format!("failed: {sql}"))
+    client.batch_execute(sql).map_err(|error| anyhow!("{}: {sql}", explained(&error)))
 }
 
 /// No counter differs from the raw rows.
@@ -160,6 +161,7 @@ pub fn ensure_no_drift(client: &mut Client) -> Result<()> {
 
 /// A number that a query counts.
 pub fn count(client: &mut Client, sql: &str) -> Result<u64> {
-    let row = client.query_one(sql, &[]).with_context(|| format!("failed: {sql}"))?;
+    let row = client.query_one(sql, &[]);
+    let row = row.map_err(|error| anyhow!("{}: {sql}", explained(&error)))?;
     Ok(u64::try_from(row.get::<_, i64>(0))?)
 }
