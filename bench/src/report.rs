@@ -193,12 +193,15 @@ fn heading(stage: &Stage) -> Result<String> {
         .parse()
         .context("cannot read the size of the memory")?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
     let postgres = stage.cluster().connect().value("SHOW server_version");
     let path =
         if stage.has_shared_counters() { "shared memory" } else { "the tables, at each call" };
     let abridged = if plan.quick { " **Abridged: these numbers mean nothing.**" } else { "" };
     Ok(format!(
-        "- Machine: {cpu}, {} cores, {:.0} GiB of memory, Linux {}.\n\
+        "- Machine: {cpu}, {} cores, {:.0} GiB of memory, Linux {}. \
+         Load before: {load}.\n\
          - Postgres {postgres}; counters in {path}. Clients connect by {}.\n\
          - Commit {}.\n\
          - {} rounds, {} s a side of each.{abridged}\n",

@@ -7,15 +7,17 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use ai_limiter_tests::calls::Session;
-use ai_limiter_tests::{Cluster, Database, EXTENSION};
-use anyhow::{Context, Result, ensure};
+use ai_limiter_tests::{Cluster, Database, EXTENSION, SUPERUSER};
+use anyhow::{Context, Result};
+use postgres::NoTls;
 
 use crate::options::Plan;
 use crate::schema;
 
-/// The names that databases get, one after another. They are named before the server starts,
-/// because the extension's worker is told of its databases by a setting.
-const DATABASES: u32 = 40;
+/// How many databases there may be at once: three ledgers, and one of a row that failed to drop its
+/// own. They are named before the server starts, because the extension's worker is told of its
+/// databases by a setting.
+const DATABASES: u32 = 4;
 
 #[derive(Debug)]
 pub struct Stage {
@@ -24,7 +26,8 @@ pub struct Stage {
     cores: u32,
     /// A folder with a Unix socket, or an address.
     host: String,
-    made: RefCell<u32>,
+    /// Names of databases that are not there.
+    free_names: RefCell<Vec<String>>,
     /// The database with the largest ledger, for the rows that share it.
     large: RefCell<Option<Database>>,
 }
@@ -32,13 +35,14 @@ pub struct Stage {
 impl Stage {
     pub fn open(plan: Plan) -> Result<Self> {
         let cores = std::thread::available_parallelism().context("cannot count the cores")?;
-        let databases: Vec<String> = (1..=DATABASES).map(name).collect();
+        let names: Vec<String> = (1..=DATABASES).map(|number| format!("bench_{number}")).collect();
         let cluster = Cluster::builder()
             .setting("shared_preload_libraries", EXTENSION)
-            .setting("ai_limiter.databases", &databases.join(", "))
+            .setting("ai_limiter.databases", &names.join(", "))
             // The holds of a row stay until its database is dropped: to expire half a million of
             // them is not to disturb the next row.
             .setting("ai_limiter.reservation_ttl", "1d")
+            .setting("max_worker_processes", "16")
             .setting("fsync", "on")
             .setting("synchronous_commit", "on")
             .setting("full_page_writes", "on")
@@ -50,7 +54,8 @@ impl Stage {
         let folder = cluster.connect().value("SHOW unix_socket_directories");
         let host = if folder.is_empty() { "127.0.0.1".to_owned() } else { folder };
         let cores = u32::try_from(cores.get())?;
-        Ok(Self { cluster, plan, cores, host, made: RefCell::new(0), large: RefCell::new(None) })
+        let (free_names, large) = (RefCell::new(names), RefCell::new(None));
+        Ok(Self { cluster, plan, cores, host, free_names, large })
     }
 
     pub fn cluster(&self) -> &Cluster {
@@ -88,10 +93,9 @@ impl Stage {
     }
 
     fn make_database(&self, ledger_rows: u64) -> Result<Database> {
-        *self.made.borrow_mut() += 1;
-        let number = *self.made.borrow();
-        ensure!(number <= DATABASES, "more than {DATABASES} databases");
-        let database = self.cluster.create_database(&name(number));
+        let name = self.free_names.borrow_mut().pop();
+        let name = name.with_context(|| format!("there are {DATABASES} databases already"))?;
+        let database = self.cluster.create_database(&name);
         let mut client = database.connect();
         schema::create(&mut client, &self.plan)?;
         schema::fill_ledger(&mut client, &self.plan, ledger_rows)?;
@@ -125,14 +129,14 @@ impl Stage {
         result
     }
 
-    fn drop_database(&self, database: &Database) {
+    /// When a row fails, the server may be gone, and that failure is what matters.
+    fn try_drop(&self, database: &Database) {
         let sql = format!("DROP DATABASE \"{}\" WITH (FORCE)", database.name());
-        self.cluster.connect().run(&sql);
+        let server = self.cluster.database("postgres").config(SUPERUSER).connect(NoTls);
+        if server.and_then(|mut client| client.batch_execute(&sql)).is_ok() {
+            self.free_names.borrow_mut().push(database.name().to_owned());
+        }
     }
-}
-
-fn name(number: u32) -> String {
-    format!("bench_{number}")
 }
 
 /// A database that is dropped at the end.
@@ -152,9 +156,6 @@ impl std::ops::Deref for Scratch<'_> {
 
 impl Drop for Scratch<'_> {
     fn drop(&mut self) {
-        // When a row fails, the server may be gone, and the failure is what matters.
-        if !std::thread::panicking() {
-            self.stage.drop_database(&self.database);
-        }
+        self.stage.try_drop(&self.database);
     }
 }

@@ -70,6 +70,7 @@ pub fn restart(stage: &Stage) -> Result<Vec<Line>> {
         });
         let summed: Side = Box::new(|| Ok(first(sum)?.0));
         let rounds = alternate(plan.rounds, vec![checked, summed])?;
+        ensure_history_counts(database, rows)?;
         Ok(vec![Line::times_as_fast(
             "restart",
             (&format!("first `check_ai_limit()` after a restart, {rows} ledger rows"), 0),
