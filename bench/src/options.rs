@@ -8,6 +8,9 @@ use clap::Parser;
 
 use crate::rows::{self, Row};
 
+/// A median of fewer says little.
+const FEWEST_ROUNDS: usize = 5;
+
 /// Measures what ai_limiter costs, beside what it is compared with, on a server of its own.
 #[derive(Debug, Parser)]
 #[command(name = "ai_limiter_bench")]
@@ -27,7 +30,7 @@ pub struct Arguments {
     /// How long each side of a pair runs in a round
     #[arg(long)]
     pub seconds: Option<u64>,
-    /// Ledger rows for the row "ledger"; the last is for "restart" too
+    /// Ledger rows for the row "ledger", each compared with the least; the most are for "restart" too
     #[arg(long, value_delimiter = ',', value_name = "ROWS")]
     pub ledger_rows: Vec<u64>,
     /// Ledger rows for the row "sums"
@@ -46,8 +49,14 @@ impl Arguments {
     pub fn check(&self, chosen: &[&Row]) -> Result<()> {
         ensure!(self.rounds != Some(0), "--rounds must be 1 at least");
         ensure!(self.seconds != Some(0), "--seconds must be 1 at least");
-        let abridged = self.quick || chosen.len() < rows::ALL.len();
-        ensure!(self.record.is_none() || !abridged, "--record takes all rows, and not --quick");
+        ensure!(self.ledger_rows.len() != 1, "--ledger-rows must name two sizes at least");
+        ensure!(self.bulk_rows != Some(0), "--bulk-rows must be 1 at least");
+        let few_rounds = self.rounds.is_some_and(|rounds| rounds < FEWEST_ROUNDS);
+        let abridged = self.quick || few_rounds || chosen.len() < rows::ALL.len();
+        ensure!(
+            self.record.is_none() || !abridged,
+            "--record takes all rows and {FEWEST_ROUNDS} rounds at least, and not --quick"
+        );
         Ok(())
     }
 }
@@ -61,7 +70,7 @@ pub struct Plan {
     pub warm_up: Duration,
     pub users: u32,
     pub tenants: u32,
-    /// Ascending; the first is empty.
+    /// Ascending; the others are compared with the first.
     pub ledger_rows: Vec<u64>,
     pub sums_rows: u64,
     pub bulk_rows: u64,
@@ -94,7 +103,7 @@ impl Plan {
     fn full() -> Self {
         Self {
             quick: false,
-            rounds: 5,
+            rounds: FEWEST_ROUNDS,
             time: Duration::from_secs(5),
             warm_up: Duration::from_secs(2),
             users: 10_000,
