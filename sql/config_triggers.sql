@@ -97,6 +97,57 @@ COMMENT ON FUNCTION ai_limiter.ai_suspensions_check() IS 'Private: a suspension'
 CREATE TRIGGER ai_suspensions_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_suspensions
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_suspensions_check();
 
+-- What backends keep ------------------------------------------------------------------------------
+
+CREATE TRIGGER ai_tiers_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_tiers
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('tiers');
+CREATE TRIGGER ai_prices_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_prices
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+CREATE TRIGGER ai_suspensions_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_suspensions
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('suspensions');
+CREATE TRIGGER ai_tenants_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_tenants
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('account');
+CREATE TRIGGER ai_accounts_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_accounts
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('account');
+CREATE TRIGGER ai_run_limits_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_run_limits
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('run');
+
+CREATE CONSTRAINT TRIGGER ai_tenants_zone_membership AFTER INSERT OR DELETE ON ai_limiter.ai_tenants
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_zone_change();
+CREATE CONSTRAINT TRIGGER ai_tenants_zone_change AFTER UPDATE ON ai_limiter.ai_tenants
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN ((OLD.tenant_id, OLD.timezone) IS DISTINCT FROM (NEW.tenant_id, NEW.timezone))
+    EXECUTE FUNCTION ai_limiter.ai_zone_change();
+CREATE CONSTRAINT TRIGGER ai_accounts_zone_added AFTER INSERT ON ai_limiter.ai_accounts
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.timezone IS NOT NULL)
+    EXECUTE FUNCTION ai_limiter.ai_zone_change();
+CREATE CONSTRAINT TRIGGER ai_accounts_zone_removed AFTER DELETE ON ai_limiter.ai_accounts
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (OLD.timezone IS NOT NULL)
+    EXECUTE FUNCTION ai_limiter.ai_zone_change();
+CREATE CONSTRAINT TRIGGER ai_accounts_zone_change AFTER UPDATE ON ai_limiter.ai_accounts
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN ((OLD.tenant_id, OLD.user_id, OLD.timezone)
+        IS DISTINCT FROM (NEW.tenant_id, NEW.user_id, NEW.timezone))
+    EXECUTE FUNCTION ai_limiter.ai_zone_change();
+
+-- Also where a replica applies what its source has written.
+ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_touch;
+ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_reshape_membership;
+ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_reshape_shape;
+ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_change_membership;
+ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_change_shape;
+ALTER TABLE ai_limiter.ai_tiers ENABLE ALWAYS TRIGGER ai_tiers_touch;
+ALTER TABLE ai_limiter.ai_prices ENABLE ALWAYS TRIGGER ai_prices_touch;
+ALTER TABLE ai_limiter.ai_suspensions ENABLE ALWAYS TRIGGER ai_suspensions_touch;
+ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_touch;
+ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_zone_membership;
+ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_zone_change;
+ALTER TABLE ai_limiter.ai_accounts ENABLE ALWAYS TRIGGER ai_accounts_touch;
+ALTER TABLE ai_limiter.ai_accounts ENABLE ALWAYS TRIGGER ai_accounts_zone_added;
+ALTER TABLE ai_limiter.ai_accounts ENABLE ALWAYS TRIGGER ai_accounts_zone_removed;
+ALTER TABLE ai_limiter.ai_accounts ENABLE ALWAYS TRIGGER ai_accounts_zone_change;
+ALTER TABLE ai_limiter.ai_run_limits ENABLE ALWAYS TRIGGER ai_run_limits_touch;
+
 -- Audit -------------------------------------------------------------------------------------------
 
 -- SECURITY DEFINER, so that whoever may change the configuration need not be able to write its

@@ -31,6 +31,8 @@ CREATE TABLE ai_limiter.ai_reservations (
 -- autovacuum follow the churn rather than the size.
 ALTER TABLE ai_limiter.ai_reservations SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 1000);
+-- What expires next, at every look.
+CREATE INDEX ai_reservations_expiry_idx ON ai_limiter.ai_reservations (expires_at) WHERE state = 'open';
 CREATE INDEX ai_reservations_account_idx ON ai_limiter.ai_reservations (tenant_id, user_id);
 COMMENT ON TABLE ai_limiter.ai_reservations IS
     'Holds. Settling deletes the row and books it in ai_usage under the same id. A hold counts while its state is open and expires_at is ahead.';

@@ -8,6 +8,25 @@ COMMENT ON FUNCTION ai_limiter.ai_usage_insert() IS
 CREATE TRIGGER ai_usage_insert BEFORE INSERT ON ai_limiter.ai_usage
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_usage_insert();
 
+CREATE FUNCTION ai_limiter.ai_usage_count() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_usage_count_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_usage_count() IS
+    'Private: tells the counters in shared memory of a row of the ledger, whoever inserts it.';
+-- AFTER: a BEFORE trigger also runs for a row that ON CONFLICT DO NOTHING leaves out.
+CREATE TRIGGER ai_usage_count AFTER INSERT ON ai_limiter.ai_usage
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_usage_count();
+
+CREATE FUNCTION ai_limiter.ai_reservations_write() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_reservations_write_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_reservations_write() IS
+    'Private: has all counters loaded anew when a statement that is not the extension''s own has written holds, as a restore does.';
+CREATE TRIGGER ai_reservations_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ai_limiter.ai_reservations
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_reservations_write();
+
+-- Also where a replica applies what its source has written.
+ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_count;
+ALTER TABLE ai_limiter.ai_reservations ENABLE ALWAYS TRIGGER ai_reservations_write;
+
 CREATE FUNCTION ai_limiter.append_only() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$

@@ -116,6 +116,33 @@ CREATE FUNCTION ai_limiter.ai_limits_change() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ai_limits_change_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_limits_change() IS
     'Private: when an edit that changes which calls a rule counts commits, waits in short tries for 10 seconds until no call that was admitted under the old rules is open, then refuses ties. Raises 55P03 with who blocks it, 23514 for a tie.';
+-- At once, so that this transaction itself sees its rules; others when it has committed.
+CREATE FUNCTION ai_limiter.ai_config_touch() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_config_touch_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_config_touch() IS
+    'Private: lets every backend read a changed table, account, tenant or run again once the change is committed, and this transaction at once.';
+CREATE FUNCTION ai_limiter.ai_limits_reshape() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_limits_reshape_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_limits_reshape() IS
+    'Private: remembers that this transaction has changed which calls a rule counts.';
+CREATE FUNCTION ai_limiter.ai_zone_change() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'ai_zone_change_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_zone_change() IS
+    'Private: when an edit of a time zone commits, waits as ai_limits_change() does, since open calls count in the windows of the old zone.';
+CREATE TRIGGER ai_limits_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_limits
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('rules');
+CREATE TRIGGER ai_limits_reshape_membership AFTER INSERT OR DELETE ON ai_limiter.ai_limits
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_limits_reshape();
+CREATE TRIGGER ai_limits_reshape_shape AFTER UPDATE ON ai_limiter.ai_limits
+    FOR EACH ROW
+    WHEN ((OLD.name, OLD.tier, OLD.tenant_id, OLD.user_id, OLD.provider, OLD.model, OLD.feature,
+           OLD.api_key_id, OLD.attributes, OLD.per, OLD.metric, OLD.period, OLD.rolling, OLD.enabled,
+           OLD.managed_by)
+      IS DISTINCT FROM
+          (NEW.name, NEW.tier, NEW.tenant_id, NEW.user_id, NEW.provider, NEW.model, NEW.feature,
+           NEW.api_key_id, NEW.attributes, NEW.per, NEW.metric, NEW.period, NEW.rolling, NEW.enabled,
+           NEW.managed_by))
+    EXECUTE FUNCTION ai_limiter.ai_limits_reshape();
 -- Deferred to the commit, so that an administrator who leaves an edit open stops nobody. An amount,
 -- an action, alert thresholds and descriptions change no counter and wait for nobody.
 CREATE CONSTRAINT TRIGGER ai_limits_change_membership AFTER INSERT OR DELETE ON ai_limiter.ai_limits

@@ -61,7 +61,11 @@ extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["views
 extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
+/// What is asked for in shared memory when the library is preloaded.
+static SEGMENTS: [&dyn pg::shmem::Segment; 1] = [counters::memory::SEGMENT];
+
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {
     settings::define();
+    pg::shmem::request(&SEGMENTS);
 }

@@ -5,6 +5,7 @@
 //! A session that wrote a placeholder before the library was loaded gains nothing: Postgres drops
 //! such a value with a warning when the setting is defined.
 
+use crate::pg::shmem;
 use ai_limiter_domain::verdict::Mode as DomainMode;
 use pgrx::pg_sys;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -64,6 +65,9 @@ pub static ON_ERROR: GucSetting<Refusal> = GucSetting::<Refusal>::new(Refusal::D
 /// A hold that a crash forgets admits twice; an app that sets synchronous_commit off for its own
 /// tables should not get that by accident.
 pub static HOLD_DURABILITY: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// A hundred thousand counters are 10 MB; a busy day of ten thousand users needs some fifty thousand.
+pub static MAX_COUNTERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 
 pub fn text(setting: &GucSetting<Option<CString>>) -> String {
     setting.get().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
@@ -169,6 +173,19 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    // Only the postmaster can still give it a meaning.
+    if shmem::is_preloading() {
+        GucRegistry::define_int_guc(
+            c"ai_limiter.max_counters",
+            c"How many counters fit into shared memory.",
+            c"Those that were not used of late make room for others, and are loaded again.",
+            &MAX_COUNTERS,
+            16,
+            16_777_216,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
     // SAFETY: called once from _PG_init with a NUL-terminated literal.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"ai_limiter".as_ptr()) };
 }

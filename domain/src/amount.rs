@@ -26,6 +26,10 @@ impl Amount {
         Self(units as i128 * ONE)
     }
 
+    pub const fn from_pico(pico: i128) -> Self {
+        Self(pico)
+    }
+
     /// The value in 10⁻¹² units.
     pub const fn pico(self) -> i128 {
         self.0

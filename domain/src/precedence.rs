@@ -6,15 +6,19 @@ use crate::error::{Error, Kind, Result};
 use crate::limit::{Limit, ManagedBy};
 use std::collections::HashMap;
 
+/// Whether `other` takes precedence over `limit` where both match: an enabled platform row of the same
+/// name that is more specific.
+pub fn overrides(other: &Limit, limit: &Limit) -> bool {
+    limit.managed_by == ManagedBy::Platform
+        && other.managed_by == ManagedBy::Platform
+        && other.enabled
+        && other.filter.specificity() > limit.filter.specificity()
+        && other.name == limit.name
+}
+
 /// The enabled platform rows of the same name that take precedence over `limit` where they match.
 pub fn overriding<'a>(limit: &'a Limit, all: &'a [Limit]) -> impl Iterator<Item = &'a Limit> {
-    all.iter().filter(move |other| {
-        limit.managed_by == ManagedBy::Platform
-            && other.managed_by == ManagedBy::Platform
-            && other.enabled
-            && other.name == limit.name
-            && other.filter.specificity() > limit.filter.specificity()
-    })
+    all.iter().filter(move |other| overrides(other, limit))
 }
 
 /// The row that replaces `limit` for this call, if any.

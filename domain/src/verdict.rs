@@ -47,6 +47,18 @@ impl Reason {
 /// What a limit is called where its own name is not shown.
 pub const PLATFORM: &str = "platform";
 
+/// Whether a call has no room in a limit. One that adds nothing passes an exhausted limit; one that does
+/// not say what it adds needs something left; where the numbers are out of range there is no room.
+pub fn exceeds(amount: Amount, used: Amount, held: Amount, increment: Option<Amount>) -> bool {
+    let remaining = amount.checked_sub(used).and_then(|left| left.checked_sub(held));
+    match (increment, remaining) {
+        (Some(increment), _) if increment <= Amount::ZERO => false,
+        (Some(increment), Ok(remaining)) => increment > remaining,
+        (None, Ok(remaining)) => remaining <= Amount::ZERO,
+        (_, Err(_)) => true,
+    }
+}
+
 /// One limit, its counter before this call, and what the call would add.
 #[derive(Debug, Clone)]
 pub struct Assessment<'a> {
@@ -65,13 +77,8 @@ impl Assessment<'_> {
         self.limit.amount.checked_sub(self.used)?.checked_sub(self.held)
     }
 
-    /// A call that adds nothing passes an exhausted limit; one that does not say needs something left.
-    pub fn exceeded(&self) -> Result<bool> {
-        let remaining = self.remaining()?;
-        Ok(match self.increment {
-            Some(increment) => increment > Amount::ZERO && increment > remaining,
-            None => remaining <= Amount::ZERO,
-        })
+    pub fn exceeded(&self) -> bool {
+        exceeds(self.limit.amount, self.used, self.held, self.increment)
     }
 
     /// For choosing the binding limit only: remaining ÷ amount, an amount of 0 before all others.
@@ -198,7 +205,7 @@ pub fn judge(
     let mut binding: Option<((bool, f64), &Assessment<'_>)> = None;
     let mut never = false;
     for assessment in assessments {
-        let exceeded = assessment.exceeded()?;
+        let exceeded = assessment.exceeded();
         let denies = exceeded && assessment.limit.action == Action::Deny;
         if exceeded {
             verdict.violations.push(violation(assessment)?);

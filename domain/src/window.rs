@@ -27,6 +27,18 @@ pub struct Window {
 impl Window {
     pub const ALL_TIME: Window = Window { start: None, end: None };
 
+    /// The time that lies in both.
+    #[must_use]
+    pub fn intersection(self, other: Window) -> Window {
+        Window {
+            start: self.start.max(other.start),
+            end: match (self.end, other.end) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
+        }
+    }
+
     pub fn contains(&self, at: Timestamp) -> bool {
         self.start.is_none_or(|s| s <= at) && self.end.is_none_or(|e| at < e)
     }

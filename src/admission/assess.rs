@@ -1,26 +1,36 @@
 //! The one place that decides: which rules govern a call, what their counters say, and the verdict.
 //!
-//! Who is about to hold ([`Locking::Admission`]) joins the writers' barrier, then resolves the rules,
-//! takes the locks of all their counters in one order, and only then takes the snapshot that is
-//! summed and the clock that chooses the windows. Until its transaction ends, nobody else adds to those
-//! counters; when it ends its rows are visible before its locks go. A reader takes no lock and may
-//! be overtaken.
+//! Where counters are in shared memory they are asked there ([`in_memory`]); else each is summed from
+//! the tables ([`by_tables`]). Both resolve the rules, refuse outright and judge by the same code.
+//!
+//! On the table path, who is about to hold ([`Locking::Admission`]) joins the writers' barrier, then
+//! resolves the rules, takes the locks of all their counters in one order, and only then takes the
+//! snapshot that is summed and the clock that chooses the windows. Until its transaction ends, nobody
+//! else adds to those counters; when it ends its rows are visible before its locks go. A reader takes
+//! no lock and may be overtaken.
+//!
+//! [`in_memory`]: super::in_memory
 
 use super::caller::View;
+use super::configuration::{Configuration, Decided, Tables};
 use super::estimate::{Estimate, estimate};
-use crate::counters::{self, Counter};
+use super::in_memory;
+use crate::counters::memory;
+use crate::counters::memory::statistics::{Count, count};
+use crate::counters::{self, Counter, Reading};
 use crate::ledger::config::{self, Account};
-use crate::pg::clock;
-use crate::pg::lock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
 use crate::pg::subtransaction;
+use crate::pg::{barrier, clock, lock};
 use crate::settings;
+use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::verdict::{Assessment, Mode, Reason, Verdict, judge};
 use ai_limiter_domain::{
     Amount, Call, Error, Limit, Timestamp, error::Result, model_name, precedence,
 };
 use serde_json::json;
+use std::rc::Rc;
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +47,19 @@ pub struct Question<'a> {
     pub locking: Locking,
     /// Fixes the run's cap unless it has one.
     pub run_limit_usd: Option<Amount>,
-    /// A hold that this one replaces: it is left out of the sums.
-    pub replaces: Option<Uuid>,
-    /// What the hold is at least, whatever its tokens are priced at.
-    pub least_cost_usd: Option<Amount>,
+    /// The hold that this one replaces.
+    pub replaces: Option<Replaced>,
     /// The instant whose windows count; `None` for now.
     pub created_at: Option<Timestamp>,
+}
+
+/// A hold that is extended: what it is now is left out of the sums.
+#[derive(Debug, Clone, Copy)]
+pub struct Replaced {
+    pub id: Uuid,
+    pub size: Size,
+    /// Whether it is marked open, and so counts in shared memory.
+    pub is_open: bool,
 }
 
 /// A verdict, and what it was made of.
@@ -52,97 +69,161 @@ pub struct Assessed {
     pub now: Timestamp,
 }
 
-/// Judges the call; fills in its tier. An error of Postgres becomes a verdict with the reason
+/// Judges the call; fills in its tier. Where it is admitted under [`Locking::Admission`], its
+/// counters in shared memory have it already. An error of Postgres becomes a verdict with the reason
 /// `degraded`, allowed or not as `ai_limiter.on_error` says.
 pub fn assess(call: &mut Call, question: &Question) -> Result<Assessed> {
-    // Who is told no keeps no lock: it may stay in its transaction for long.
-    let keeps = |assessed: &Assessed| assessed.verdict.allowed;
-    match subtransaction::catch(|| as_owner(|spi| judge_call(spi, call, question)), keeps)? {
+    let assessed = match memory::current()? {
+        Some(installation) => in_memory::assess(installation, call, question)?,
+        None => by_tables(call, question)?,
+    };
+    tally_verdict(question, &assessed.verdict);
+    Ok(assessed)
+}
+
+/// Who is told no keeps no lock: it may stay in its transaction for long.
+pub fn keeps(assessed: &Assessed) -> bool {
+    assessed.verdict.allowed
+}
+
+fn by_tables(call: &mut Call, question: &Question) -> Result<Assessed> {
+    count(Count::TablePathCalls);
+    let judge = || as_owner(|spi| judge_by_tables(spi, call, question, true));
+    match subtransaction::catch(judge, keeps)? {
         Ok(assessed) => Ok(assessed),
-        Err(code) => {
-            let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow;
-            let mut verdict = Verdict::without_counters(allowed, Reason::Degraded, call.cost_usd);
-            verdict.details.insert("sqlstate".into(), subtransaction::sqlstate(code).into());
-            Ok(Assessed { verdict, estimate: None, now: clock::now() })
-        }
+        Err(code) => Ok(degraded(call, code)),
     }
 }
 
-fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assessed> {
+/// The verdict when the tables cannot be read.
+pub fn degraded(call: &Call, code: pgrx::PgSqlErrorCode) -> Assessed {
+    let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow;
+    let mut verdict = Verdict::without_counters(allowed, Reason::Degraded, call.cost_usd);
+    verdict.details.insert("sqlstate".into(), subtransaction::sqlstate(code).into());
+    Assessed { verdict, estimate: None, now: clock::now() }
+}
+
+/// Judges the call by sums of the tables. `locks` is false where all other writers are kept out.
+pub fn judge_by_tables(
+    spi: &Spi,
+    call: &mut Call,
+    question: &Question,
+    locks: bool,
+) -> Result<Assessed> {
     // An extension keeps the tier that the call was made in.
     let mut tier = question.replaces.map(|_| call.dimensions.tier.clone());
     let mode: Mode = settings::MODE.get().into();
-    if question.locking == Locking::Admission && mode != Mode::Off {
+    if question.locking == Locking::Admission && mode != Mode::Off && locks {
         tier = Some(lock_counters(spi, call, tier)?);
     }
     // Everything that decides is read now: an amount or a suspension that was written while this
     // waited for the locks counts. Which rules govern cannot have changed meanwhile.
     let snapshot = Snapshot::latest();
     let now = clock::now();
-    let account = account(spi, &snapshot, call)?;
-    call.dimensions.tier = tier.unwrap_or_else(|| account.tier.clone());
+    let tables = Tables { spi, snapshot: &snapshot };
+    let resolved = resolve(&tables, call, question, tier, now)?;
+    if let Some(verdict) = resolved.verdict {
+        return Ok(Assessed { verdict, estimate: Some(resolved.estimate), now });
+    }
+    let d = &call.dimensions;
+    let limits = config::limits_of(spi, &snapshot, d.tenant_id, d.user_id)?;
     let at = question.created_at.unwrap_or(now);
-    let mut estimate = estimate(spi, &snapshot, call, at)?;
-    estimate.size.cost_usd = estimate.size.cost_usd.max(question.least_cost_usd);
-    let mut assessed = Assessed {
-        verdict: Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd),
-        estimate: Some(estimate),
-        now,
-    };
-    if mode == Mode::Off {
-        return Ok(assessed);
-    }
-    if !account.tier_exists {
-        return Err(Error::invalid(format!("tier \"{}\" does not exist", account.tier))
-            .detail("Without a tier no limit of a tier would apply.")
-            .hint("Add it to ai_limiter.ai_tiers, or set ai_limiter.default_tier to one that is there."));
-    }
-    if let Some(denied) = refused_outright(spi, &snapshot, call, &account, &estimate)? {
-        assessed.verdict = denied.under(mode);
-        return Ok(assessed);
-    }
-    let limits = limits(spi, &snapshot, call)?;
-    let run_limit = run_limit(spi, &snapshot, call, question.run_limit_usd)?;
-    let counters: Vec<Counter> = precedence::governing(&limits, &call.dimensions)
-        .chain(&run_limit)
-        .map(|limit| Counter::of(limit, &limits, &call.dimensions, &account, at))
+    let counters: Vec<Counter> = precedence::governing(&limits, d)
+        .chain(&resolved.run_limit)
+        .map(|limit| Counter::of(limit, &limits, d, &resolved.account, at))
         .collect();
-    let readings = counters::read(spi, &snapshot, &counters, now, question.replaces)?;
+    let without = question.replaces.map(|hold| hold.id);
+    let readings = counters::read(spi, &snapshot, &counters, now, without)?;
+    let readings = counters.iter().map(|counter| counter.limit).zip(readings);
+    let verdict = verdict_of(&resolved, question, call, readings)?;
+    Ok(Assessed { verdict, estimate: Some(resolved.estimate), now })
+}
+
+/// A call, and everything that decides on it but its counters.
+pub struct Resolved {
+    pub account: Rc<Account>,
+    pub estimate: Estimate,
+    /// The run's own cap, as a rule among the others.
+    pub run_limit: Option<Limit>,
+    pub mode: Mode,
+    /// The verdict, where no counter is asked for it.
+    pub verdict: Option<Verdict>,
+}
+
+/// Account and tier, estimate, suspensions, what the tier allows, and the run's own cap. `tier` is
+/// given where it is settled already.
+pub fn resolve(
+    config: &impl Configuration,
+    call: &mut Call,
+    question: &Question,
+    tier: Option<String>,
+    now: Timestamp,
+) -> Decided<Resolved> {
+    let mode: Mode = settings::MODE.get().into();
+    let account = config.account(call.dimensions.tenant_id, call.dimensions.user_id)?;
+    call.dimensions.tier = tier.unwrap_or_else(|| account.tier.clone());
+    let mut estimate = estimate(config, call, question.created_at.unwrap_or(now))?;
+    let least = question.replaces.and_then(|hold| hold.size.cost_usd);
+    estimate.size.cost_usd = estimate.size.cost_usd.max(least);
+    let verdict = if mode == Mode::Off {
+        Some(Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd))
+    } else {
+        if !account.tier_exists {
+            let error = Error::invalid(format!("tier \"{}\" does not exist", account.tier))
+                .detail("Without a tier no limit of a tier would apply.")
+                .hint("Add it to ai_limiter.ai_tiers, or set ai_limiter.default_tier to one that is there.");
+            return Err(error.into());
+        }
+        refused_outright(config, call, &account, &estimate)?.map(|denied| denied.under(mode))
+    };
+    let run_limit = run_limit(config, call, question.run_limit_usd)?;
+    Ok(Resolved { account, estimate, run_limit, mode, verdict })
+}
+
+/// The verdict that the counters give.
+pub fn verdict_of<'a>(
+    resolved: &Resolved,
+    question: &Question,
+    call: &Call,
+    counters: impl Iterator<Item = (&'a Limit, Reading)>,
+) -> Result<Verdict> {
     let assessments: Vec<Assessment> = counters
-        .iter()
-        .zip(readings)
-        .map(|(counter, reading)| Assessment {
-            limit: counter.limit,
+        .map(|(limit, reading)| Assessment {
+            limit,
             used: reading.used,
             held: reading.held,
-            increment: counter.limit.increment(&estimate.size),
+            increment: limit.increment(&resolved.estimate.size),
             resets_at: reading.resets_at,
-            visible: question.view.sees(counter.limit, &call.dimensions),
+            visible: question.view.sees(limit, &call.dimensions),
         })
         .collect();
-    assessed.verdict = judge(&assessments, estimate.size.cost_usd)?.under(mode);
-    Ok(assessed)
+    Ok(judge(&assessments, resolved.estimate.size.cost_usd)?.under(resolved.mode))
 }
 
-fn account(spi: &Spi, snapshot: &Snapshot, call: &Call) -> Result<Account> {
-    config::account(spi, snapshot, call.dimensions.tenant_id, call.dimensions.user_id)
-}
-
-fn limits(spi: &Spi, snapshot: &Snapshot, call: &Call) -> Result<Vec<Limit>> {
-    config::limits_of(spi, snapshot, call.dimensions.tenant_id, call.dimensions.user_id)
+fn tally_verdict(question: &Question, verdict: &Verdict) {
+    count(match (question.locking, verdict.allowed, verdict.reason) {
+        (Locking::None, ..) => Count::Checks,
+        (Locking::Admission, true, _) => Count::Admitted,
+        (_, _, Reason::Ok | Reason::LimitExceeded) => Count::DeniedByLimit,
+        (_, _, Reason::ModelNotAllowed) => Count::DeniedByModel,
+        (_, _, Reason::FeatureNotAllowed) => Count::DeniedByFeature,
+        (_, _, Reason::UnpricedModel) => Count::DeniedUnpriced,
+        (_, _, Reason::Suspended) => Count::DeniedSuspended,
+        (_, _, Reason::Degraded) => Count::DeniedDegraded,
+    });
 }
 
 /// Takes the locks of every counter that the call adds to; gives the tier that decided which.
 fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<String> {
-    lock::join_writers()?;
+    barrier::join()?;
     let snapshot = Snapshot::latest();
+    let d = &mut call.dimensions;
     let tier = match tier {
         Some(tier) => tier,
-        None => account(spi, &snapshot, call)?.tier,
+        None => config::account(spi, &snapshot, d.tenant_id, d.user_id)?.tier,
     };
-    call.dimensions.tier.clone_from(&tier);
-    let limits = limits(spi, &snapshot, call)?;
-    let d = &call.dimensions;
+    d.tier.clone_from(&tier);
+    let limits = config::limits_of(spi, &snapshot, d.tenant_id, d.user_id)?;
     let mut keys: Vec<_> =
         precedence::governing(&limits, d).map(|limit| Counter::lock_key(limit, d)).collect();
     // Also before the run has a cap: two first calls must not both bring one.
@@ -154,14 +235,13 @@ fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<Str
 
 /// What refuses a call whatever its counters say.
 fn refused_outright(
-    spi: &Spi,
-    snapshot: &Snapshot,
+    config: &impl Configuration,
     call: &Call,
     account: &Account,
     estimate: &Estimate,
-) -> Result<Option<Verdict>> {
+) -> Decided<Option<Verdict>> {
     let refuse = |reason| Verdict::without_counters(false, reason, estimate.size.cost_usd);
-    if let Some(suspension) = config::suspension(spi, snapshot, &call.dimensions)? {
+    if let Some(suspension) = config.suspension(&call.dimensions)? {
         let mut verdict = refuse(Reason::Suspended);
         verdict.details.insert("scope".into(), suspension.scope.into());
         verdict.details.insert("message".into(), json!(suspension.reason));
@@ -202,13 +282,12 @@ fn refused_outright(
 
 /// The run's own cap: the one it has, else the one that this call would give it.
 fn run_limit(
-    spi: &Spi,
-    snapshot: &Snapshot,
+    config: &impl Configuration,
     call: &Call,
     proposed: Option<Amount>,
-) -> Result<Option<Limit>> {
+) -> Decided<Option<Limit>> {
     let Some(run) = call.dimensions.run_id.as_deref() else { return Ok(None) };
     let tenant = call.dimensions.tenant_id;
-    let amount = config::run_limit(spi, snapshot, tenant, run)?.or(proposed);
+    let amount = config.run_limit(tenant, run)?.or(proposed);
     Ok(amount.map(|amount| Limit::of_run(tenant, amount)))
 }

@@ -1,10 +1,12 @@
 //! Settling, releasing and recording: what really happened is booked, whatever the limits say.
 //!
-//! None of these takes a counter's lock or joins the barrier: they admit nothing. A settle replaces its hold in one transaction, so that
-//! every snapshot sees one of the two; what it costs beyond the hold counts from its commit on, and
-//! does not admit anything.
+//! A settle replaces its hold in one transaction, so that every snapshot sees one of the two; what it
+//! costs beyond the hold counts from its commit on, in shared memory at once, and does not admit
+//! anything. The row of the ledger is told to the counters by its own trigger, like everybody's.
 
+use super::adjust;
 use super::caller::{Caller, not_permitted};
+use super::configuration::Tables;
 use super::estimate::estimate;
 use crate::ledger::holds::{self, Hold};
 use crate::ledger::usage::{self, Charge, PriceSource};
@@ -43,6 +45,9 @@ pub fn settle(caller: &Caller, id: Uuid, actual: Actual) -> Result<Settlement> {
     partitions::ensure(hold.created_at)?;
     as_owner(|spi| {
         let charge = charge_of(spi, &hold, actual)?;
+        if hold.state == "open" {
+            adjust::hold_ends(&hold.dimensions, hold.created_at, &hold.size)?;
+        }
         holds::delete(spi, id)?;
         usage::insert(spi, &charge)?;
         Ok(Settlement {
@@ -119,6 +124,7 @@ pub fn release(caller: &Caller, id: Uuid) -> Result<bool> {
     }
     let was_open = hold.is_open_at(now);
     if hold.state == "open" {
+        adjust::hold_ends(&hold.dimensions, hold.created_at, &hold.size)?;
         as_owner(|spi| holds::release(spi, id))?;
     }
     Ok(was_open)
@@ -172,7 +178,7 @@ fn recorded(spi: &Spi, call: &mut Call, created_at: Timestamp) -> Result<Charge>
     }
     // Nothing is estimated here: tokens that were not told were not used.
     call.output_tokens = call.output_tokens.or(Some(0));
-    let estimate = estimate(spi, &snapshot, call, created_at)?;
+    let estimate = estimate(&Tables { spi, snapshot: &snapshot }, call, created_at)?;
     let Some((cost_usd, price_source)) = estimate.size.cost_usd.zip(estimate.source) else {
         return Err(match &call.requested_model {
             Some(_) => Error::invalid("model has no price")

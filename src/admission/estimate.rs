@@ -1,12 +1,11 @@
 //! What a call is expected to cost: what the caller says, else tokens at the model's price.
 
-use crate::ledger::config;
+use super::configuration::{Configuration, Decided};
 use crate::ledger::usage::PriceSource;
-use crate::pg::spi::{Snapshot, Spi};
 use crate::settings;
 use ai_limiter_domain::call::MAX_COUNT;
 use ai_limiter_domain::limit::Size;
-use ai_limiter_domain::{Call, Timestamp, error::Result};
+use ai_limiter_domain::{Call, Timestamp};
 
 /// The size that a call is held for.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +24,7 @@ impl Estimate {
 
 /// A given cost is the estimate, whatever the model. Output tokens that a call to a model does not
 /// bound are `ai_limiter.default_output_tokens` for each request; input tokens that it does not name cost nothing yet.
-pub fn estimate(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Estimate> {
+pub fn estimate(config: &impl Configuration, call: &Call, at: Timestamp) -> Decided<Estimate> {
     let mut size = Size {
         requests: call.requests,
         input_tokens: call.input_tokens,
@@ -40,7 +39,7 @@ pub fn estimate(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> R
         return Ok(Estimate { size, source: Some(PriceSource::Caller), price_id: None });
     }
     let price = match call.requested_model {
-        Some(_) => config::price(spi, snapshot, call, at)?,
+        Some(_) => config.price(call, at)?,
         None => None,
     };
     if let Some(price) = &price {

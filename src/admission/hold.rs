@@ -1,7 +1,8 @@
 //! Reserving and extending: the two ways in which something new is admitted.
 
-use super::assess::{Assessed, Locking, Question, assess};
+use super::assess::{Assessed, Locking, Question, Replaced, assess};
 use super::caller::Caller;
+use crate::counters::memory::transaction;
 use crate::ledger::holds::{self, Hold};
 use crate::ledger::{config, denials, id, idempotency, partitions};
 use crate::pg::clock;
@@ -50,7 +51,6 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         locking: Locking::Admission,
         run_limit_usd,
         replaces: None,
-        least_cost_usd: None,
         created_at: None,
     };
     let Assessed { verdict, estimate, now } = assess(&mut call, &question)?;
@@ -80,6 +80,7 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         created_at: now,
         expires_at: Timestamp(now.0 + ttl),
     };
+    transaction::admitted(hold.expires_at);
     let answer = verdict.answer(now, Some(hold.id));
     as_owner(|spi| {
         holds::insert(spi, &hold)?;
@@ -130,8 +131,7 @@ pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
         view: &view,
         locking: Locking::Admission,
         run_limit_usd: None,
-        replaces: Some(id),
-        least_cost_usd: hold.size.cost_usd,
+        replaces: Some(Replaced { id, size: hold.size, is_open: hold.state == "open" }),
         created_at: Some(hold.created_at),
     };
     let Assessed { verdict, estimate, now } = assess(&mut call, &question)?;
@@ -145,6 +145,7 @@ pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
     };
     let size = estimate.map_or(given, |e| e.size); // without one: degraded, and allowed
     let expires_at = Timestamp(now.0 + ttl).max(hold.expires_at);
+    transaction::admitted(expires_at);
     // refresh_ai_counters() may have forgotten an old hold meanwhile.
     if !as_owner(|spi| holds::extend(spi, id, &size, expires_at))? {
         return Err(holds::no_such_reservation(id));

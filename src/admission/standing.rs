@@ -2,7 +2,10 @@
 //! All only read, take no lock, and may be overtaken.
 
 use super::caller::{Caller, View, not_permitted};
+use super::configuration::Tables;
 use super::estimate::estimate;
+use super::expiry;
+use crate::counters::memory::{self, transaction};
 use crate::counters::tally::{Tallied, tally};
 use crate::counters::{self, Counter, Reading};
 use crate::ledger::config;
@@ -12,6 +15,7 @@ use crate::pg::spi::Snapshot;
 use ai_limiter_domain::{
     Amount, Call, Dimensions, Limit, Per, Timestamp, Window, error::Result, precedence,
 };
+use pgrx::pg_sys;
 
 /// A rule that applies to an account, and what its counter says.
 pub struct Standing {
@@ -37,7 +41,10 @@ pub fn standings(view: &View, account: &mut Dimensions) -> Result<Vec<Standing>>
             .filter(applies)
             .map(|limit| Counter::of(limit, &limits, account, &of, now))
             .collect();
-        let readings = counters::read(spi, &snapshot, &counters, now, None)?;
+        let readings = match transaction::has_due_hold(now)? {
+            true => counters::read(spi, &snapshot, &counters, now, None)?,
+            false => counters::look(spi, &snapshot, &counters, now)?,
+        };
         Ok(counters
             .iter()
             .zip(readings)
@@ -74,7 +81,7 @@ pub fn explain(caller: &Caller, call: &mut Call) -> Result<Vec<Explanation>> {
         let account = config::account(spi, &snapshot, d.tenant_id, d.user_id)?;
         d.tier.clone_from(&account.tier);
         let limits = config::limits(spi, &snapshot)?;
-        let estimate = estimate(spi, &snapshot, call, now)?;
+        let estimate = estimate(&Tables { spi, snapshot: &snapshot }, call, now)?;
         let price_source = match (estimate.source, estimate.price_id) {
             (Some(source), Some(id)) => Some(format!("{} row {id}", source.name())),
             (source, _) => source.map(|s| s.name().to_owned()),
@@ -145,8 +152,13 @@ pub struct Verified {
     pub drift: Amount,
 }
 
-/// Holds the table path against the tally, both under one snapshot.
+/// Holds what admission says against the tally. Holds that are due are marked first, where that can be
+/// written. What others have not committed is in shared memory and not in the tables.
 pub fn verify() -> Result<Vec<Verified>> {
+    // SAFETY: reads a flag.
+    if let Some(installation) = memory::current()?.filter(|_| !unsafe { pg_sys::XactReadOnly }) {
+        expiry::expire_due(installation)?;
+    }
     as_owner(|spi| {
         let snapshot = Snapshot::latest();
         let now = clock::now();
@@ -156,7 +168,7 @@ pub fn verify() -> Result<Vec<Verified>> {
             let d = &tallied.call;
             let account = config::account(spi, &snapshot, d.tenant_id, d.user_id)?;
             let counter = [Counter::of(&tallied.limit, &limits, d, &account, now)];
-            let read = counters::read(spi, &snapshot, &counter, now, None)?[0];
+            let read = counters::look(spi, &snapshot, &counter, now)?[0];
             let says = read.used.checked_add(read.held)?;
             let drift = says.checked_sub(tallied.used)?.checked_sub(tallied.held)?;
             verified.push(Verified {

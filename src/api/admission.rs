@@ -34,7 +34,6 @@ fn check(fcinfo: pg_sys::FunctionCallInfo) -> Result<Assessed> {
         locking: Locking::None,
         run_limit_usd: None,
         replaces: None,
-        least_cost_usd: None,
         created_at: None,
     };
     assess(&mut call, &question)

@@ -4,15 +4,14 @@ use super::arguments::Arguments;
 use super::reporting::timestamptz;
 use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
-use crate::admission::standing;
+use crate::admission::{housekeeping, standing};
 use crate::columns;
-use crate::ledger::{config, denials, holds, idempotency, partitions};
+use crate::ledger::{config, partitions};
 use crate::pg::clock;
 use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
 use crate::pg::uuid::to_pg;
-use crate::settings::RESERVATION_RETENTION;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::{Error, error::Result, model_name};
 use pgrx::prelude::*;
@@ -90,12 +89,7 @@ fn verify_ai_counters() -> Answered<Rows> {
 fn refresh_ai_counters() -> Answered<()> {
     answered(|| {
         servers_only("refresh counters")?;
-        let now = clock::now();
-        as_owner(|spi| {
-            holds::expire(spi, now, i64::from(RESERVATION_RETENTION.get()))?;
-            idempotency::forget(spi, now)?;
-            denials::merge(spi, now)
-        })
+        housekeeping::refresh()
     })
 }
 

@@ -4,6 +4,7 @@ use super::admission::token_usage;
 use super::arguments::Arguments;
 use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
+use crate::admission::configuration::Tables;
 use crate::admission::estimate::estimate;
 use crate::admission::standing;
 use crate::columns;
@@ -283,7 +284,10 @@ fn estimate_ai_cost(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Option<AnyNume
         call.dimensions.tenant_id = Caller::current()?.tenant_id();
         call.set_model(args.get(0), args.get(1))?;
         required(call.requested_model.as_ref(), "model")?;
-        let estimate = as_owner(|spi| estimate(spi, &Snapshot::latest(), &call, clock::now()))?;
+        let estimate = as_owner(|spi| {
+            let tables = Tables { spi, snapshot: &Snapshot::latest() };
+            Ok(estimate(&tables, &call, clock::now())?)
+        })?;
         Ok(estimate.size.cost_usd.map(from_amount))
     })
 }

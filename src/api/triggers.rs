@@ -1,15 +1,22 @@
 //! What the triggers in `sql/*_triggers.sql` call.
 
 use super::{Answered, answered};
+use crate::admission::adjust;
+use crate::admission::cache::{account_slot, run_slot};
+use crate::admission::rule_change;
+use crate::counters::memory::transaction::{self, Change};
+use crate::counters::memory::{self, Config};
 use crate::error::raise;
-use crate::ledger::{config, rule_change};
+use crate::ledger::{config, holds};
+use crate::pg::barrier;
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
 use crate::pg::uuid::from_pg;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result as Checked;
-use ai_limiter_domain::{Error, model_name};
+use ai_limiter_domain::limit::Size;
+use ai_limiter_domain::{Amount, Dimensions, Error, Timestamp, model_name};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::json;
@@ -25,10 +32,190 @@ fn checked_limit(row: &str) -> Answered<JsonB> {
 /// A trigger itself, so that nobody needs the right to call what keeps writers out.
 #[pg_trigger(sql = false)]
 fn ai_limits_change<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, std::convert::Infallible> {
+    let names = || -> Checked<Vec<String>> {
+        let names =
+            both(trigger).map(|row| Ok(column::<String>(&row, "name")?.unwrap_or_default()));
+        names.collect()
+    };
+    names().and_then(|names| rule_change::begin(&names)).unwrap_or_else(|error| raise(error));
+    Ok(None)
+}
+
+#[pg_trigger(sql = false)]
+fn ai_limits_reshape<'a>(
     _trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<Row<'a>>, std::convert::Infallible> {
-    rule_change::begin().unwrap_or_else(|error| raise(error));
+    change(|_| Ok(Change::Shape)).unwrap_or_else(|error| raise(error));
     Ok(None)
+}
+
+/// Old and new row, as far as the event has them.
+fn both<'a>(trigger: &'a pgrx::PgTrigger<'a>) -> impl Iterator<Item = Row<'a>> {
+    trigger.old().into_iter().chain(trigger.new()).map(PgHeapTuple::into_owned)
+}
+
+/// Remembers a change for the commit, where counters are in shared memory.
+fn change(what: impl FnOnce(&'static memory::Shared) -> Checked<Change>) -> Checked<()> {
+    if let Some((installation, shared)) = memory::current()?.zip(memory::shared_memory()) {
+        transaction::changed(installation, what(shared)?);
+    }
+    Ok(())
+}
+
+fn id_of(row: &Row, name: &str) -> Checked<uuid::Uuid> {
+    Ok(column::<pgrx::Uuid>(row, name)?.map(from_pg).unwrap_or_default())
+}
+
+/// Its argument says what the table is.
+#[pg_trigger(sql = false)]
+fn ai_config_touch<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, std::convert::Infallible> {
+    let what = trigger.extra_args().ok().and_then(|args| args.into_iter().next());
+    touch(trigger, what.as_deref().unwrap_or_default()).unwrap_or_else(|error| raise(error));
+    Ok(None)
+}
+
+fn touch(trigger: &pgrx::PgTrigger, what: &str) -> Checked<()> {
+    let config = match what {
+        "rules" => Config::Rules,
+        "prices" => Config::Prices,
+        "suspensions" => Config::Suspensions,
+        "account" => {
+            if changes_zone(trigger)? {
+                change(|_| Ok(Change::Shape))?;
+            }
+            return both(trigger).try_for_each(|row| {
+                let (tenant, user) = account_of(&row)?;
+                let user = user.unwrap_or_default();
+                change(|shared| Ok(Change::Generation(account_slot(shared, tenant, user))))
+            });
+        }
+        "run" => {
+            return both(trigger).try_for_each(|row| {
+                let tenant = id_of(&row, "tenant_id")?;
+                let run = column::<String>(&row, "run_id")?.unwrap_or_default();
+                change(|shared| Ok(Change::Generation(run_slot(shared, tenant, &run))))
+            });
+        }
+        _ => Config::Tiers,
+    };
+    change(|_| Ok(Change::Config(config)))
+}
+
+#[pg_trigger(sql = false)]
+fn ai_zone_change<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, std::convert::Infallible> {
+    change_zone(trigger).unwrap_or_else(|error| raise(error));
+    Ok(None)
+}
+
+fn change_zone(trigger: &pgrx::PgTrigger) -> Checked<()> {
+    if memory::current()?.is_none() {
+        return Ok(()); // the table path's locks do not name windows
+    }
+    if !changes_zone(trigger)? {
+        return Ok(());
+    }
+    barrier::exclude_writers("change time zones")?;
+    for row in both(trigger) {
+        let (tenant, user) = account_of(&row)?;
+        change(|shared| {
+            Ok(match user {
+                Some(user) => Change::Account(memory::account_label(shared, tenant, user)),
+                None => Change::All,
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// Tenant and user of a row of `ai_accounts`; of `ai_tenants`, no user.
+fn account_of(row: &Row) -> Checked<(uuid::Uuid, Option<uuid::Uuid>)> {
+    let user = row.get_attribute_by_name("user_id").map(|_| id_of(row, "user_id"));
+    Ok((id_of(row, "tenant_id")?, user.transpose()?))
+}
+
+/// Whether the windows of somebody's counters are others after this edit of a tenant or an account.
+fn changes_zone(trigger: &pgrx::PgTrigger) -> Checked<bool> {
+    let of = |row: Option<PgHeapTuple<'_, AllocatedByPostgres>>| -> Checked<_> {
+        let row = row.map(PgHeapTuple::into_owned);
+        row.map(|row| Ok((account_of(&row)?, column::<String>(&row, "timezone")?))).transpose()
+    };
+    let (old, new) = (of(trigger.old())?, of(trigger.new())?);
+    if let (Some(old), Some(new)) = (&old, &new) {
+        return Ok(old != new);
+    }
+    let Some(((tenant, user), zone)) = old.or(new) else { return Ok(false) };
+    // A tenant that is in the zone which counts where there is no row.
+    if user.is_none() && !tenant.is_nil() {
+        return Ok(zone != Some(as_owner(config::default_timezone)?));
+    }
+    Ok(zone.is_some())
+}
+
+/// A statement that writes holds, and is not the extension's own.
+#[pg_trigger(sql = false)]
+fn ai_reservations_write<'a>(
+    _trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, std::convert::Infallible> {
+    if !holds::is_writing() {
+        begin_bulk().unwrap_or_else(|error| raise(error));
+    }
+    Ok(None)
+}
+
+fn begin_bulk() -> Checked<()> {
+    if let Some(installation) = memory::current()? {
+        transaction::begin_bulk(installation);
+    }
+    Ok(())
+}
+
+/// Tells the counters of a row of the ledger.
+#[pg_trigger(sql = false)]
+fn ai_usage_count<'a>(
+    trigger: &'a pgrx::PgTrigger<'a>,
+) -> Result<Option<Row<'a>>, std::convert::Infallible> {
+    count_usage(trigger).unwrap_or_else(|error| raise(error));
+    Ok(None)
+}
+
+fn count_usage(trigger: &pgrx::PgTrigger) -> Checked<()> {
+    if transaction::is_bulk() || memory::current()?.is_none() {
+        return Ok(());
+    }
+    // A dump's script sets it off: what is restored is loaded, not told.
+    // SAFETY: a setting of this backend.
+    if !unsafe { pg_sys::row_security } {
+        return begin_bulk();
+    }
+    let Some(row) = trigger.new().map(PgHeapTuple::into_owned) else { return Ok(()) };
+    let attributes = attributes(trigger)?;
+    let call = Dimensions {
+        tenant_id: id_of(&row, "tenant_id")?,
+        user_id: column::<pgrx::Uuid>(&row, "user_id")?.map(from_pg),
+        tier: column(&row, "tier")?.unwrap_or_default(),
+        provider: column(&row, "provider")?,
+        model: column(&row, "model")?,
+        feature: column(&row, "feature")?,
+        api_key_id: column(&row, "api_key_id")?,
+        run_id: column(&row, "run_id")?,
+        attributes: call::attributes(attributes.as_ref())?,
+    };
+    let cost: Option<pgrx::AnyNumeric> = column(&row, "cost_usd")?;
+    let size = Size {
+        requests: column(&row, "requests")?.unwrap_or(0),
+        input_tokens: column(&row, "input_tokens")?,
+        output_tokens: column(&row, "output_tokens")?,
+        cost_usd: cost.map(|c| Amount::parse(c.normalize(), "cost_usd")).transpose()?,
+    };
+    let created_at: Option<TimestampWithTimeZone> = column(&row, "created_at")?;
+    let created_at = Timestamp(required(created_at.map(i64::from), "created_at")?);
+    adjust::usage(&call, created_at, &size)
 }
 
 type Row<'a> = PgHeapTuple<'a, pgrx::AllocatedByRust>;
@@ -75,23 +262,26 @@ fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
     Ok(row)
 }
 
-/// The row's attributes, read from the tuple itself: see [`json`](crate::pg::json).
 fn check_attributes(trigger: &pgrx::PgTrigger) -> Checked<()> {
+    call::attributes(attributes(trigger)?.as_ref()).map(|_| ())
+}
+
+/// The row's attributes, read from the tuple itself: see [`json`](crate::pg::json).
+fn attributes(trigger: &pgrx::PgTrigger) -> Checked<Option<serde_json::Value>> {
     let data = trigger.trigger_data();
     let mut is_null = false;
     // SAFETY: the new row of an insert and its relation's descriptor, as Postgres passed them; the
     // column is a jsonb.
-    let attributes = unsafe {
+    unsafe {
         let descriptor = (*data.tg_relation).rd_att;
         let column = pg_sys::SPI_fnumber(descriptor, c"attributes".as_ptr());
         let tuple = data.tg_trigtuple;
         let datum = pg_sys::SPI_getbinval(tuple, descriptor, column, &raw mut is_null);
         if is_null {
-            return Ok(());
+            return Ok(None);
         }
-        crate::pg::json::from_jsonb(datum, "attributes")?
-    };
-    call::attributes(Some(&attributes)).map(|_| ())
+        crate::pg::json::from_jsonb(datum, "attributes").map(Some)
+    }
 }
 
 fn column<'r, T>(row: &'r Row, name: &str) -> Checked<Option<T>>

@@ -4,6 +4,7 @@
 //! always from the tables ([`table`]). A faster store can answer behind the same call; the tables
 //! stay the fallback, and the oracle ([`tally`]) that both are checked against.
 
+pub mod memory;
 pub mod table;
 pub mod tally;
 
@@ -11,16 +12,21 @@ use crate::ledger::config::Account;
 use crate::pg::clock::PgZone;
 use crate::pg::lock::{Class, Key};
 use ai_limiter_domain::filter::Condition;
-use ai_limiter_domain::window::calendar_window;
+use ai_limiter_domain::window::{Unit, calendar_window};
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, precedence,
 };
 
+use crate::counters::memory::transaction::Change;
+use crate::pg::spi::{Snapshot, Spi};
+use ai_limiter_domain::error::Result;
+use std::cell::RefCell;
 pub use table::read;
 
 /// One counter: a rule, a subject, a window.
 pub struct Counter<'a> {
     pub limit: &'a Limit,
+    call: &'a Dimensions,
     pub subject: String,
     pub window: Window,
     pub zone: String,
@@ -59,12 +65,74 @@ pub fn window(limit: &Limit, at: Timestamp, zone: &str) -> Window {
     }
 }
 
+/// What the counters say, to those who only look: those in shared memory as this transaction sees them,
+/// others from the tables. Nothing is loaded.
+pub fn look(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    counters: &[Counter],
+    now: Timestamp,
+) -> Result<Vec<Reading>> {
+    let told = memory::current()?.zip(memory::shared_memory()).filter(|_| !untold());
+    let Some((installation, shared)) = told else {
+        return read(spi, snapshot, counters, now, None);
+    };
+    let mut sums = Vec::new();
+    let mut look = |counter: &Counter| {
+        let labelled = (counter.limit, memory::rule_label(shared, &counter.limit.name));
+        let key = memory::Key::new(shared, installation, labelled, counter.call, counter.window);
+        let rolls = matches!(counter.limit.period, Period::Rolling(_));
+        if rolls || !memory::read(installation, &[key], &mut sums) {
+            let read = read(spi, snapshot, std::slice::from_ref(counter), now, None)?;
+            return Ok(read[0]);
+        }
+        Ok(Reading {
+            used: Amount::from_pico(sums[0].used),
+            held: Amount::from_pico(sums[0].held),
+            resets_at: counter.window.end,
+        })
+    };
+    counters.iter().map(&mut look).collect()
+}
+
+/// Whether this transaction has written what it has not told the counters.
+fn untold() -> bool {
+    memory::transaction::is_bulk() || memory::transaction::has_changed(Change::Shape)
+}
+
+/// How many windows a backend keeps before it forgets them all.
+const KEPT: usize = 64;
+
+thread_local! {
+    /// Windows that were computed last: a zone's rules do not change while the server runs.
+    static WINDOWS: RefCell<Vec<(Unit, String, Window)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// [`window`], from those that this backend has computed before where it can be: a day's takes 5 µs.
+pub fn kept_window(limit: &Limit, at: Timestamp, zone: &str) -> Window {
+    let Period::Calendar(unit) = limit.period else { return window(limit, at, zone) };
+    let kept = WINDOWS.with_borrow(|kept| {
+        let right = |k: &&(Unit, String, Window)| k.0 == unit && k.2.contains(at) && k.1 == zone;
+        kept.iter().find(right).map(|k| k.2)
+    });
+    kept.unwrap_or_else(|| {
+        let window = window(limit, at, zone);
+        WINDOWS.with_borrow_mut(|kept| {
+            if kept.len() >= KEPT {
+                kept.clear();
+            }
+            kept.push((unit, zone.to_owned(), window));
+        });
+        window
+    })
+}
+
 impl<'a> Counter<'a> {
     /// The counter of `limit` that the call falls into when it is made at `at`.
     pub fn of(
         limit: &'a Limit,
         all: &'a [Limit],
-        call: &Dimensions,
+        call: &'a Dimensions,
         account: &Account,
         at: Timestamp,
     ) -> Self {
@@ -73,6 +141,7 @@ impl<'a> Counter<'a> {
         conditions.extend(limit.subject(call));
         Self {
             limit,
+            call,
             subject: limit.subject_name(call),
             window: window(limit, at, &zone),
             zone,
@@ -90,6 +159,11 @@ impl<'a> Counter<'a> {
     /// different windows of one subject, because a zone was just edited, still wait for each other.
     pub fn lock_key(limit: &Limit, call: &Dimensions) -> Key {
         Key::new(Class::Counter, &format!("{} {:?}", limit.id, limit.subject_key(call)))
+    }
+
+    /// The lock under which this counter is loaded, and summed for admission where it is not in shared memory.
+    pub fn own_lock_key(&self) -> Key {
+        Self::lock_key(self.limit, &self.call)
     }
 
     /// Whether only holds count.

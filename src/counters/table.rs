@@ -7,7 +7,7 @@
 //! names only the partitions of those days.
 
 use super::{Counter, Reading};
-use crate::pg::spi::{Arg, Snapshot, Spi};
+use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use ai_limiter_domain::filter::{Condition, Param};
 use ai_limiter_domain::rolling::{self, Bucket, Interval};
 use ai_limiter_domain::window::DAY;
@@ -28,17 +28,29 @@ pub fn read(
         .iter()
         .map(|counter| {
             let mut args = Vec::new();
-            let sql = sum_sql(counter, now, without_hold, &mut args);
-            let buckets = spi.read_shaped(snapshot, sql, &args, |row| {
-                Ok(Bucket {
-                    newest: row.timestamp(1).unwrap_or(now),
-                    used: row.amount(2)?.unwrap_or_default(),
-                    held: row.amount(3)?.unwrap_or_default(),
-                })
-            })?;
+            let open = Open { at: Some(now), without: without_hold };
+            let sql = sum_sql(counter, open, &mut args);
+            let buckets = spi.read_shaped(snapshot, sql, &args, |row| bucket(row, now))?;
             reading(counter, buckets, now)
         })
         .collect()
+}
+
+/// Sums a counter for shared memory: every hold that is marked open counts, until it is marked
+/// otherwise. Not for rolling limits.
+pub fn load(spi: &Spi, snapshot: &Snapshot, counter: &Counter, now: Timestamp) -> Result<Reading> {
+    let mut args = Vec::new();
+    let sql = sum_sql(counter, Open { at: None, without: None }, &mut args);
+    let buckets = spi.read_shaped(snapshot, sql, &args, |row| bucket(row, now))?;
+    reading(counter, buckets, now)
+}
+
+fn bucket(row: &Row, now: Timestamp) -> Result<Bucket> {
+    Ok(Bucket {
+        newest: row.timestamp(1).unwrap_or(now),
+        used: row.amount(2)?.unwrap_or_default(),
+        held: row.amount(3)?.unwrap_or_default(),
+    })
 }
 
 fn reading(counter: &Counter, buckets: Vec<Bucket>, now: Timestamp) -> Result<Reading> {
@@ -67,13 +79,15 @@ pub fn metric_sql(metric: Metric) -> &'static str {
     }
 }
 
+/// Which holds count.
+struct Open {
+    /// Those that have not expired at this moment; `None` for all that are marked open.
+    at: Option<Timestamp>,
+    without: Option<Uuid>,
+}
+
 /// One counter as a SELECT of (newest created_at, used, held), a row a bucket.
-fn sum_sql(
-    counter: &Counter,
-    now: Timestamp,
-    without_hold: Option<Uuid>,
-    args: &mut Vec<Arg>,
-) -> String {
+fn sum_sql(counter: &Counter, open: Open, args: &mut Vec<Arg>) -> String {
     let counted = counted_sql(counter, args);
     let mut bind = |arg: Arg| {
         args.push(arg);
@@ -88,9 +102,12 @@ fn sum_sql(
         let day = day_sql(end.0.div_euclid(DAY) + 1);
         within += &format!(" AND created_at < {day} AND created_at < {}", bind(end.into()));
     }
-    let mut open = format!("state = 'open' AND expires_at > {}", bind(now.into()));
-    if let Some(id) = without_hold {
-        open += &format!(" AND id <> {}", bind(id.into()));
+    let mut is_open = "state = 'open'".to_owned();
+    if let Some(at) = open.at {
+        is_open += &format!(" AND expires_at > {}", bind(at.into()));
+    }
+    if let Some(id) = open.without {
+        is_open += &format!(" AND id <> {}", bind(id.into()));
     }
     let value = metric_sql(counter.limit.metric);
     let ledger = match counter.is_concurrent() {
@@ -107,7 +124,7 @@ fn sum_sql(
     format!(
         "SELECT max(created_at), coalesce(sum(used), 0), coalesce(sum(held), 0) \
          FROM ({ledger}SELECT created_at, NULL::numeric AS used, {value} AS held \
-         FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {open}) c{group}"
+         FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {is_open}) c{group}"
     )
 }
 

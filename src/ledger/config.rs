@@ -9,11 +9,12 @@ use ai_limiter_domain::call::required;
 use ai_limiter_domain::limit_document::LimitDocument;
 use ai_limiter_domain::price::Price;
 use ai_limiter_domain::{
-    Amount, Call, Dimensions, Error, Limit, Timestamp, error::Result, model_name,
+    Amount, Call, Dimensions, Error, Limit, Timestamp, Window, error::Result, model_name,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::collections::HashMap;
 use uuid::Uuid;
 
 /// An account as its tables have it, or as the defaults do.
@@ -70,6 +71,14 @@ pub fn account(
     let default_tier = settings::text(&settings::DEFAULT_TIER);
     let args = [tenant.into(), Arg::Uuid(user), default_tier.as_str().into()];
     decode(required(one(spi, snapshot, SQL, &args)?, "account")?)
+}
+
+/// The zone of everything that is of no tenant and no user.
+pub fn default_timezone(spi: &Spi) -> Result<String> {
+    const SQL: &str = "SELECT timezone FROM ai_limiter.ai_tenants \
+        WHERE tenant_id = '00000000-0000-0000-0000-000000000000'";
+    let zone = spi.read(SQL, &[], |row| Ok(row.text(1)))?.into_iter().next().flatten();
+    Ok(zone.unwrap_or_else(|| "UTC".to_owned()))
 }
 
 /// A row `l` of `ai_limits` as a [`LimitDocument`].
@@ -159,35 +168,107 @@ pub fn suspension(spi: &Spi, snapshot: &Snapshot, call: &Dimensions) -> Result<O
     Ok(rows.into_iter().next())
 }
 
+/// Every suspension, by scope and subject.
+pub type Suspensions = HashMap<String, HashMap<String, Suspension>>;
+
+pub fn suspensions(spi: &Spi, snapshot: &Snapshot) -> Result<Suspensions> {
+    const SQL: &str = "SELECT s.scope, s.subject, s.reason, nullif(s.suspended_until, 'infinity') \
+        FROM ai_limiter.ai_suspensions s \
+        WHERE s.suspended_until IS NULL OR s.suspended_until > clock_timestamp()";
+    let rows = spi.read_at(snapshot, SQL, &[], |row| {
+        let scope = required(row.text(1), "scope")?;
+        let suspension =
+            Suspension { scope: scope.clone(), reason: row.text(3), until: row.timestamp(4) };
+        Ok((scope, row.text(2).unwrap_or_default(), suspension))
+    })?;
+    let mut all = Suspensions::new();
+    for (scope, subject, suspension) in rows {
+        all.entry(scope).or_default().insert(subject, suspension);
+    }
+    Ok(all)
+}
+
+/// Of these suspensions, what [`suspension`] says of such a call.
+pub fn longest_suspension(
+    all: &Suspensions,
+    call: &Dimensions,
+    now: Timestamp,
+) -> Option<Suspension> {
+    let subjects = [
+        ("all", Some(String::new())),
+        ("tenant", Some(call.tenant_id.to_string())),
+        ("user", call.user_id.map(|id| id.to_string())),
+        ("model", call.model.clone()),
+        ("feature", call.feature.clone()),
+        ("api_key_id", call.api_key_id.clone()),
+        ("run", call.run_id.as_deref().map(|run| run_subject(call.tenant_id, run))),
+    ];
+    subjects
+        .into_iter()
+        .filter_map(|(scope, subject)| all.get(scope)?.get(&subject?))
+        .filter(|suspension| suspension.until.is_none_or(|until| until > now))
+        .max_by_key(|suspension| suspension.until.unwrap_or(Timestamp(i64::MAX)))
+        .cloned()
+}
+
+/// The rows `p` that could price a call, whenever they are valid.
+macro_rules! prices_of_call {
+    () => {
+        "FROM ai_limiter.ai_prices p, LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
+            chr(92), chr(92) || chr(92)), '%', chr(92) || '%'), '_', chr(92) || '_'), '*', '%') AS mask) m
+        WHERE (p.tenant_id IS NULL OR p.tenant_id = $1)
+          AND (p.provider IS NULL OR lower(p.provider) = $2)
+          AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask)"
+    };
+}
+
 /// The price of the model that the call names: the tenant's own row goes first, then a name before
 /// a pattern, then the name as given before the canonical one, then a row with a provider, then the
 /// longest pattern. A backslash is written as chr(92): the caller's standard_conforming_strings decides
 /// what it would mean in a literal.
 pub fn price(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Option<Price>> {
-    const SQL: &str = "SELECT jsonb_build_object('id', p.id,
+    const SQL: &str = concat!(
+        "SELECT jsonb_build_object('id', p.id,
             'input_usd_per_million_tokens', p.input_usd_per_million_tokens::text,
             'output_usd_per_million_tokens', p.output_usd_per_million_tokens::text,
-            'usd_per_request', p.usd_per_request::text)
-        FROM ai_limiter.ai_prices p, LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
-            chr(92), chr(92) || chr(92)), '%', chr(92) || '%'), '_', chr(92) || '_'), '*', '%') AS mask) m
-        WHERE (p.tenant_id IS NULL OR p.tenant_id = $1)
-          AND (p.provider IS NULL OR lower(p.provider) = $2)
-          AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask)
-          AND p.valid_during @> $6
+            'usd_per_request', p.usd_per_request::text) ",
+        prices_of_call!(),
+        " AND p.valid_during @> $6
         ORDER BY p.tenant_id IS NULL, position('*' IN p.model) > 0, $3 LIKE m.mask DESC,
             $4 LIKE m.mask DESC, p.provider IS NULL, length(p.model) DESC, p.id
-        LIMIT 1";
+        LIMIT 1"
+    );
+    one(spi, snapshot, SQL, &price_args(call, at))?.map(decode).transpose()
+}
+
+/// Around `at`, between which instants no row that could price the call begins or ends.
+pub fn price_stands(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Window> {
+    const SQL: &str = concat!(
+        "SELECT max(b.bound) FILTER (WHERE b.bound <= $6), min(b.bound) FILTER (WHERE b.bound > $6)
+        FROM (SELECT p.valid_during ",
+        prices_of_call!(),
+        ") v, LATERAL (VALUES (lower(v.valid_during)), (upper(v.valid_during))) b (bound)
+        WHERE isfinite(b.bound)"
+    );
+    let rows = spi.read_at(snapshot, SQL, &price_args(call, at), |row| {
+        // A bound may lie on either side of its instant.
+        let inside = |bound: Option<Timestamp>, by| bound.map(|at| Timestamp(at.0 + by));
+        Ok(Window { start: inside(row.timestamp(1), 1), end: inside(row.timestamp(2), 0) })
+    })?;
+    Ok(rows.into_iter().next().unwrap_or(Window::ALL_TIME))
+}
+
+fn price_args(call: &Call, at: Timestamp) -> [Arg; 6] {
     let given = call.requested_model.as_deref().map(str::to_lowercase);
     let dated = given.as_deref().map(model_name::without_prefix);
-    let args = [
+    [
         call.dimensions.tenant_id.into(),
         call.dimensions.provider.as_deref().into(),
         given.as_deref().into(),
         dated.as_deref().into(),
         call.dimensions.model.as_deref().into(),
         at.into(),
-    ];
-    one(spi, snapshot, SQL, &args)?.map(decode).transpose()
+    ]
 }
 
 /// The cap that a run was given, if any.

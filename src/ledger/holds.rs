@@ -1,13 +1,14 @@
 //! Holds: rows of `ai_reservations`. Guarded by the reservation's lock ([`Class::Reservation`]),
 //! taken before a hold is looked for, so that of two settles, one finds the row and the other the
-//! ledger's, at any isolation level and without a serialization failure. Only [`expire`] goes without
-//! it: a settle of a hold that it marks at this moment can meet 40001 above READ COMMITTED.
+//! ledger's, at any isolation level and without a serialization failure. Only [`forget`] goes without
+//! it: a settle of a hold that it forgets at this moment can meet 40001 above READ COMMITTED.
 
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Row, Spi};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Call, Dimensions, Error, Kind, Timestamp, error::Result};
+use std::cell::Cell;
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -45,8 +46,35 @@ pub fn no_such_reservation(id: Uuid) -> Error {
         .hint("It may have been forgotten: see ai_limiter.reservation_retention.")
 }
 
+pub fn lock_key(id: Uuid) -> Key {
+    Key::new(Class::Reservation, &id.to_string())
+}
+
 pub fn lock(id: Uuid) {
-    lock::acquire(&Key::new(Class::Reservation, &id.to_string()));
+    lock::acquire(&lock_key(id));
+}
+
+thread_local! {
+    /// Whether the rows are being written by this module, which tells the counters itself.
+    static WRITING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks the writing for the length of a closure, however it ends.
+fn writing<R>(work: impl FnOnce() -> R) -> R {
+    struct Writing;
+    impl Drop for Writing {
+        fn drop(&mut self) {
+            WRITING.set(false);
+        }
+    }
+    WRITING.set(true);
+    let _writing = Writing;
+    work()
+}
+
+/// Whether this module is what writes to the table now, and not somebody's own statement.
+pub fn is_writing() -> bool {
+    WRITING.get()
 }
 
 pub fn insert(spi: &Spi, hold: &Hold) -> Result<()> {
@@ -74,7 +102,7 @@ pub fn insert(spi: &Spi, hold: &Hold) -> Result<()> {
         hold.created_at.into(),
         hold.expires_at.into(),
     ];
-    spi.write(SQL, &args, |_| Ok(()))?;
+    writing(|| spi.write(SQL, &args, |_| Ok(())))?;
     Ok(())
 }
 
@@ -83,23 +111,30 @@ pub fn attributes(dimensions: &Dimensions) -> Arg {
     Arg::Jsonb(serde_json::to_string(&dimensions.attributes).unwrap_or_else(|_| "{}".into()))
 }
 
+macro_rules! hold_columns {
+    () => {
+        "id, tenant_id, user_id, tier, provider, model, requested_model, feature, api_key_id, \
+            run_id, attributes, requests, input_tokens, output_tokens, cost_usd, state, created_at, \
+            expires_at"
+    };
+}
+
 /// Finds a hold in any state. Call [`lock()`] first.
 pub fn find(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
-    const SQL: &str = "SELECT id, tenant_id, user_id, tier, provider, model, requested_model, \
-        feature, api_key_id, run_id, attributes, requests, input_tokens, output_tokens, cost_usd, \
-        state, created_at, expires_at FROM ai_limiter.ai_reservations WHERE id = $1";
+    const SQL: &str =
+        concat!("SELECT ", hold_columns!(), " FROM ai_limiter.ai_reservations WHERE id = $1");
     Ok(spi.read(SQL, &[id.into()], hold)?.into_iter().next())
 }
 
 pub fn delete(spi: &Spi, id: Uuid) -> Result<()> {
     const SQL: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id = $1";
-    spi.write(SQL, &[id.into()], |_| Ok(()))?;
+    writing(|| spi.write(SQL, &[id.into()], |_| Ok(())))?;
     Ok(())
 }
 
 pub fn release(spi: &Spi, id: Uuid) -> Result<()> {
     const SQL: &str = "UPDATE ai_limiter.ai_reservations SET state = 'released' WHERE id = $1";
-    spi.write(SQL, &[id.into()], |_| Ok(()))?;
+    writing(|| spi.write(SQL, &[id.into()], |_| Ok(())))?;
     Ok(())
 }
 
@@ -109,21 +144,41 @@ pub fn extend(spi: &Spi, id: Uuid, size: &Size, expires_at: Timestamp) -> Result
         cost_usd = $3, expires_at = $4 WHERE id = $1 RETURNING id";
     let args =
         [id.into(), Arg::Int(size.output_tokens), Arg::Numeric(size.cost_usd), expires_at.into()];
-    Ok(!spi.write(SQL, &args, |_| Ok(()))?.is_empty())
+    Ok(!writing(|| spi.write(SQL, &args, |_| Ok(())))?.is_empty())
 }
 
-/// Marks holds whose time is over, which no counter has counted since then, and forgets old ones.
-/// Rows that a settle or an extension holds at this moment are left for the next time.
-pub fn expire(spi: &Spi, now: Timestamp, retention_seconds: i64) -> Result<()> {
-    const MARK: &str = "UPDATE ai_limiter.ai_reservations SET state = 'expired' WHERE id IN \
-        (SELECT id FROM ai_limiter.ai_reservations WHERE state = 'open' AND expires_at <= $1 \
-         FOR UPDATE SKIP LOCKED)";
-    const FORGET: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id IN \
+/// Open holds whose time is over, those first that are over longest.
+pub fn due(spi: &Spi, now: Timestamp, most: i64) -> Result<Vec<Uuid>> {
+    const SQL: &str = "SELECT id FROM ai_limiter.ai_reservations \
+        WHERE state = 'open' AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
+    spi.read(SQL, &[now.into(), Arg::Int(Some(most))], |row| required(row.uuid(1), "id"))
+}
+
+/// Marks those of these holds that are still open and due, and gives them. Call [`lock()`] first.
+pub fn expire(spi: &Spi, ids: &[Uuid], now: Timestamp) -> Result<Vec<Hold>> {
+    const SQL: &str = concat!(
+        "UPDATE ai_limiter.ai_reservations SET state = 'expired' \
+            WHERE id = $1 AND state = 'open' AND expires_at <= $2 RETURNING ",
+        hold_columns!()
+    );
+    let expire = |id: &Uuid| writing(|| spi.write(SQL, &[(*id).into(), now.into()], hold));
+    Ok(ids.iter().map(expire).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// When the next of the open holds expires.
+pub fn next_expiry(spi: &Spi) -> Result<Option<Timestamp>> {
+    const SQL: &str = "SELECT min(expires_at) FROM ai_limiter.ai_reservations WHERE state = 'open'";
+    Ok(spi.read(SQL, &[], |row| Ok(row.timestamp(1)))?.into_iter().next().flatten())
+}
+
+/// Forgets holds that ended so long ago. Rows that a settle or an extension holds at this moment are
+/// left for the next time.
+pub fn forget(spi: &Spi, now: Timestamp, retention_seconds: i64) -> Result<()> {
+    const SQL: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id IN \
         (SELECT id FROM ai_limiter.ai_reservations WHERE state <> 'open' AND expires_at <= $1 \
          FOR UPDATE SKIP LOCKED)";
-    spi.write(MARK, &[now.into()], |_| Ok(()))?;
     let forgotten = Timestamp(now.0 - retention_seconds * 1_000_000);
-    spi.write(FORGET, &[forgotten.into()], |_| Ok(()))?;
+    writing(|| spi.write(SQL, &[forgotten.into()], |_| Ok(())))?;
     Ok(())
 }
 

@@ -10,5 +10,4 @@ pub mod holds;
 pub mod id;
 pub mod idempotency;
 pub mod partitions;
-pub mod rule_change;
 pub mod usage;

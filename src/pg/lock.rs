@@ -1,12 +1,10 @@
-//! Heavyweight locks: the barrier, counters, reservations, idempotency keys, partitions.
+//! Heavyweight locks: counters, runs, reservations, idempotency keys, partitions.
 //!
 //! All live to the end of the transaction that took them (a rollback to a savepoint gives back what
 //! was taken after it), and come with deadlock detection, cancel and `lock_timeout`. The advisory
 //! ones use a class of their own in the lock tag's fourth field, which SQL cannot name: nobody can
 //! take them from outside. `pg_locks` shows them as `advisory` with that class in `objsubid`.
 
-use super::relation;
-use ai_limiter_domain::error::Result;
 use pgrx::pg_sys;
 use std::ffi::c_int;
 
@@ -26,6 +24,10 @@ pub enum Class {
     Partitions = 0xA104,
     /// Writing prices of one model.
     Prices = 0xA105,
+    /// A run without a cap of its own: shared by its calls, alone for who gives it one.
+    Run = 0xA106,
+    /// Expiring the holds whose time is over.
+    Expiry = 0xA107,
 }
 
 pub struct Key {
@@ -52,68 +54,47 @@ pub fn acquire_all(mut keys: Vec<Key>) {
 }
 
 pub fn acquire(key: &Key) {
-    take(key, false);
+    take(key, pg_sys::ExclusiveLock, false);
+}
+
+/// Takes the lock together with others who do the same.
+pub fn acquire_shared(key: &Key) {
+    take(key, pg_sys::ShareLock, false);
 }
 
 /// Takes the lock if nobody else has it.
 pub fn try_acquire(key: &Key) -> bool {
-    take(key, true)
+    take(key, pg_sys::ExclusiveLock, true)
 }
 
-fn take(key: &Key, dont_wait: bool) -> bool {
-    // SAFETY: a complete tag; waits like any lock, and an error while waiting unwinds. Unlike a
-    // relation's lock this one does not read what was invalidated meanwhile, so that is done here.
-    unsafe {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: pg_sys::MyDatabaseId.into(),
-            locktag_field2: (key.hash >> 32) as u32,
-            locktag_field3: key.hash as u32,
-            locktag_field4: key.class as u16,
+/// Gives back a lock that [`acquire`] or [`try_acquire`] took under the present resource owner.
+pub fn release(key: &Key) {
+    let tag = key.tag();
+    // SAFETY: a complete tag.
+    unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ExclusiveLock as i32, false) };
+}
+
+impl Key {
+    fn tag(&self) -> pg_sys::LOCKTAG {
+        pg_sys::LOCKTAG {
+            // SAFETY: the database of this backend.
+            locktag_field1: unsafe { pg_sys::MyDatabaseId }.into(),
+            locktag_field2: (self.hash >> 32) as u32,
+            locktag_field3: self.hash as u32,
+            locktag_field4: self.class as u16,
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
             locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-        };
-        let result =
-            pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, dont_wait);
-        pg_sys::AcceptInvalidationMessages();
-        result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+        }
     }
 }
 
-/// Joins the writers: from here to the end of the transaction no rule changes which calls it
-/// counts. Taken in every call, since a rollback to a savepoint releases it. Also accepts pending
-/// invalidations, so that what is resolved afterwards is the committed state.
-pub fn join_writers() -> Result<()> {
-    let barrier = relation::oid(c"ai_barrier")?;
-    // SAFETY: an existing relation; at this level no privilege is needed.
-    unsafe { pg_sys::LockRelationOid(barrier, pg_sys::RowShareLock as i32) };
-    Ok(())
-}
-
-/// Waits for every writer to end and keeps new ones out, to the end of the transaction.
-pub fn exclude_writers() -> Result<()> {
-    let barrier = relation::oid(c"ai_barrier")?;
-    // SAFETY: as above.
-    unsafe { pg_sys::LockRelationOid(barrier, pg_sys::ExclusiveLock as i32) };
-    Ok(())
-}
-
-/// Whether this transaction keeps writers out; a rollback to a savepoint may have ended that.
-pub fn excludes_writers() -> Result<bool> {
-    let barrier = relation::oid(c"ai_barrier")?;
-    let mode = pg_sys::ExclusiveLock as i32;
-    // SAFETY: a complete tag of a relation of this database; reads this backend's own locks.
+fn take(key: &Key, mode: u32, dont_wait: bool) -> bool {
+    let tag = key.tag();
+    // SAFETY: a complete tag; waits like any lock, and an error while waiting unwinds. Unlike a
+    // relation's lock this one does not read what was invalidated meanwhile, so that is done here.
     unsafe {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: pg_sys::MyDatabaseId.into(),
-            locktag_field2: barrier.into(),
-            locktag_field3: 0,
-            locktag_field4: 0,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-        };
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        return Ok(pg_sys::LockHeldByMe(&raw const tag, mode));
-        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-        return Ok(pg_sys::LockHeldByMe(&raw const tag, mode, false));
+        let result = pg_sys::LockAcquire(&raw const tag, mode as i32, false, dont_wait);
+        pg_sys::AcceptInvalidationMessages();
+        result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
 }

@@ -1,5 +1,6 @@
 //! The boundary to Postgres: the only place, beside the function wrappers, with `unsafe` in it.
 
+pub mod barrier;
 pub mod clock;
 pub mod guc;
 pub mod json;
@@ -8,6 +9,7 @@ pub mod numeric;
 pub mod owner;
 pub mod relation;
 pub mod row;
+pub mod shmem;
 pub mod spi;
 pub mod subtransaction;
 pub mod transaction;

@@ -149,6 +149,15 @@ impl Snapshot {
             Self(pg_sys::RegisterSnapshot(snapshot))
         }
     }
+
+    /// What others have committed, without anything that this transaction has done.
+    pub fn of_others() -> Self {
+        let snapshot = Self::latest();
+        // SAFETY: a registered snapshot is a copy of its own. Nothing that this transaction wrote, and
+        // nothing that it deleted, was done before its command 0.
+        unsafe { (*snapshot.0).curcid = 0 };
+        snapshot
+    }
 }
 
 impl Drop for Snapshot {

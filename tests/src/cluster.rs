@@ -29,6 +29,7 @@ pub struct Cluster {
 pub struct Builder {
     settings: Vec<(String, String)>,
     supabase_roles: bool,
+    without_preload: bool,
 }
 
 /// The roles of a Supabase project, as its own start-up script makes them. They must be there before
@@ -50,6 +51,14 @@ impl Builder {
         self
     }
 
+    /// Leaves the library out of `shared_preload_libraries`: all counters are summed from the tables.
+    /// `AI_LIMITER_TEST_TABLE_PATH` in the environment does so for every server.
+    #[must_use]
+    pub fn without_preload(mut self) -> Self {
+        self.without_preload = true;
+        self
+    }
+
     /// Makes `anon`, `authenticated`, `service_role` and `authenticator`, which may log in.
     #[must_use]
     pub fn supabase_roles(mut self) -> Self {
@@ -66,7 +75,11 @@ impl Builder {
 
     fn try_start(self) -> Result<Cluster> {
         let cluster = Cluster::in_new_dir()?;
-        cluster.server.init(&self.settings)?;
+        let mut settings = self.settings;
+        if !self.without_preload && std::env::var_os("AI_LIMITER_TEST_TABLE_PATH").is_none() {
+            settings.push(("shared_preload_libraries".to_owned(), EXTENSION.to_owned()));
+        }
+        cluster.server.init(&settings)?;
         cluster.server.launch()?;
         if self.supabase_roles {
             execute_all(&mut cluster.database("postgres").try_connect(SUPERUSER)?, SUPABASE_ROLES)?;

@@ -1,0 +1,244 @@
+//! What each backend keeps of the configuration: rules, accounts, prices, suspensions, caps of runs.
+//!
+//! Only committed rows are kept, each with the *generation* that stood in shared memory before the
+//! snapshot that read it; it is used while that generation stands. Who commits a change raises the
+//! generation when the change is visible ([`counters::memory::transaction`]), so that from the moment
+//! its COMMIT returns nobody uses what was before. A transaction that has itself changed a table reads
+//! that table at each call and keeps nothing of it.
+//!
+//! Lives in thread-local cells, to the end of the backend. Each map is emptied when it has
+//! [`MOST`] entries: 16,384 accounts are 4 MB.
+//!
+//! [`counters::memory::transaction`]: crate::counters::memory::transaction
+
+use super::configuration::{Configuration, Decided, Undecided};
+use crate::counters::memory::transaction::{Change, has_changed};
+use crate::counters::memory::{
+    Config, GENERATIONS, Installation, Label, Shared, account_label, rule_label, shared_memory,
+};
+use crate::ledger::config::{self, Account, Suspension, Suspensions};
+use crate::pg::clock;
+use crate::pg::owner::as_owner;
+use crate::pg::spi::{Snapshot, Spi};
+use crate::settings;
+use ai_limiter_domain::error::Result;
+use ai_limiter_domain::price::Price;
+use ai_limiter_domain::{Amount, Call, Dimensions, RuleSet, Timestamp, Window};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use uuid::Uuid;
+
+const MOST: usize = 16_384;
+
+/// The rules, and the labels of their names.
+pub struct Rules {
+    pub set: RuleSet,
+    pub labels: Vec<Label>,
+}
+
+/// Something with what it was read under.
+struct Kept<G, T> {
+    under: G,
+    value: T,
+}
+
+/// Generations of the account, its tenant, the default zone's tenant and the tiers.
+type OfAccount = ([u64; 4], Option<CString>);
+/// Tenant, provider, the model as given and its canonical name.
+type OfPrice = (Uuid, Option<String>, Option<String>, Option<String>);
+
+#[derive(Default)]
+struct Cells {
+    installation: u64,
+    rules: Option<Kept<u64, Rc<Rules>>>,
+    accounts: HashMap<(Uuid, Option<Uuid>), Kept<OfAccount, Rc<Account>>>,
+    suspensions: Option<Kept<u64, Rc<Suspensions>>>,
+    prices: HashMap<OfPrice, Kept<u64, (Window, Option<Price>)>>,
+    run_limits: HashMap<(Uuid, String), Kept<[u64; 2], Option<Amount>>>,
+}
+
+thread_local! {
+    static CELLS: RefCell<Cells> = RefCell::default();
+}
+
+/// The configuration of this installation, as far as it is kept.
+pub struct Cache {
+    memory: &'static Shared,
+    installation: &'static Installation,
+    /// Whether what is not kept may be read now.
+    reads: bool,
+}
+
+/// Where the generation of an account, or with the nil user of a tenant, stands.
+pub fn account_slot(memory: &Shared, tenant: Uuid, user: Uuid) -> usize {
+    account_label(memory, tenant, user) as usize >> 1 & (GENERATIONS - 1)
+}
+
+/// Where the generation of a run stands.
+pub fn run_slot(memory: &Shared, tenant: Uuid, run: &str) -> usize {
+    let mixed = rule_label(memory, run) ^ account_label(memory, tenant, Uuid::nil());
+    mixed as usize >> 1 & (GENERATIONS - 1)
+}
+
+impl Cache {
+    /// `None` where there is no shared memory to say what still stands.
+    pub fn new(installation: &'static Installation, reads: bool) -> Option<Self> {
+        let memory = shared_memory()?;
+        CELLS.with_borrow_mut(|cells| {
+            if cells.installation != installation.id() {
+                *cells = Cells { installation: installation.id(), ..Cells::default() };
+            }
+        });
+        Some(Self { memory, installation, reads })
+    }
+
+    fn slot(&self, slot: usize) -> u64 {
+        self.memory.generations[slot].load(Ordering::Acquire)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Spi, &Snapshot) -> Result<T>) -> Decided<T> {
+        if !self.reads {
+            return Err(Undecided::NotKept);
+        }
+        Ok(as_owner(|spi| read(spi, &Snapshot::latest()))?)
+    }
+
+    pub fn rules(&self) -> Decided<Rc<Rules>> {
+        let own = has_changed(Change::Config(Config::Rules));
+        let under = self.installation.generation(Config::Rules);
+        let kept = CELLS.with_borrow(|cells| {
+            cells.rules.as_ref().filter(|k| k.under == under && !own).map(|k| k.value.clone())
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let limits = self.read(|spi, snapshot| config::limits(spi, snapshot))?;
+        let labels = limits.iter().map(|limit| rule_label(self.memory, &limit.name)).collect();
+        let value = Rc::new(Rules { set: RuleSet::new(limits), labels });
+        if !own {
+            let kept = Kept { under, value: value.clone() };
+            CELLS.with_borrow_mut(|cells| cells.rules = Some(kept));
+        }
+        Ok(value)
+    }
+
+    fn suspensions(&self) -> Decided<Rc<Suspensions>> {
+        let own = has_changed(Change::Config(Config::Suspensions));
+        let under = self.installation.generation(Config::Suspensions);
+        let kept = CELLS.with_borrow(|cells| {
+            let kept = cells.suspensions.as_ref().filter(|k| k.under == under && !own);
+            kept.map(|k| k.value.clone())
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let value = Rc::new(self.read(|spi, snapshot| config::suspensions(spi, snapshot))?);
+        if !own {
+            let kept = Kept { under, value: value.clone() };
+            CELLS.with_borrow_mut(|cells| cells.suspensions = Some(kept));
+        }
+        Ok(value)
+    }
+
+    /// Under what an account stands; `None` when this transaction has changed any of it.
+    fn of_account(&self, tenant: Uuid, user: Option<Uuid>) -> Option<OfAccount> {
+        let slots = [
+            account_slot(self.memory, tenant, user.unwrap_or_default()),
+            account_slot(self.memory, tenant, Uuid::nil()),
+            account_slot(self.memory, Uuid::nil(), Uuid::nil()),
+        ];
+        if has_changed(Change::Config(Config::Tiers))
+            || slots.iter().any(|slot| has_changed(Change::Generation(*slot)))
+        {
+            return None;
+        }
+        let [account, of_tenant, of_default] = slots.map(|slot| self.slot(slot));
+        let tiers = self.installation.generation(Config::Tiers);
+        Some(([account, of_tenant, of_default, tiers], settings::DEFAULT_TIER.get()))
+    }
+}
+
+/// Empties a map that has grown too far, so that a backend's memory has a bound.
+fn bounded<K, V>(map: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
+    if map.len() >= MOST {
+        map.clear();
+    }
+    map
+}
+
+impl Configuration for Cache {
+    fn account(&self, tenant: Uuid, user: Option<Uuid>) -> Decided<Rc<Account>> {
+        let under = self.of_account(tenant, user);
+        let kept = CELLS.with_borrow(|cells| {
+            let kept = cells.accounts.get(&(tenant, user));
+            let kept = kept.filter(|k| under.as_ref().is_some_and(|under| k.under == *under));
+            kept.map(|k| k.value.clone())
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let value = self.read(|spi, snapshot| config::account(spi, snapshot, tenant, user))?;
+        let value = Rc::new(value);
+        if let Some(under) = under {
+            let kept = Kept { under, value: value.clone() };
+            CELLS
+                .with_borrow_mut(|cells| bounded(&mut cells.accounts).insert((tenant, user), kept));
+        }
+        Ok(value)
+    }
+
+    fn suspension(&self, call: &Dimensions) -> Decided<Option<Suspension>> {
+        let suspensions = self.suspensions()?;
+        Ok(if suspensions.is_empty() {
+            None
+        } else {
+            config::longest_suspension(&suspensions, call, clock::now())
+        })
+    }
+
+    fn price(&self, call: &Call, at: Timestamp) -> Decided<Option<Price>> {
+        let own = has_changed(Change::Config(Config::Prices));
+        let under = self.installation.generation(Config::Prices);
+        let d = &call.dimensions;
+        let key = (d.tenant_id, d.provider.clone(), call.requested_model.clone(), d.model.clone());
+        let kept = CELLS.with_borrow(|cells| {
+            let kept = cells.prices.get(&key).filter(|k| k.under == under && !own);
+            kept.filter(|k| k.value.0.contains(at)).map(|k| k.value.1.clone())
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let (valid, price) = self.read(|spi, snapshot| {
+            let price = config::price(spi, snapshot, call, at)?;
+            Ok((config::price_stands(spi, snapshot, call, at)?, price))
+        })?;
+        if !own {
+            let kept = Kept { under, value: (valid, price.clone()) };
+            CELLS.with_borrow_mut(|cells| bounded(&mut cells.prices).insert(key, kept));
+        }
+        Ok(price)
+    }
+
+    fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {
+        let slot = run_slot(self.memory, tenant, run);
+        let own =
+            has_changed(Change::Generation(slot)) || has_changed(Change::Config(Config::Tiers));
+        let under = [self.slot(slot), self.installation.generation(Config::Tiers)];
+        let key = (tenant, run.to_owned());
+        let kept = CELLS.with_borrow(|cells| {
+            cells.run_limits.get(&key).filter(|k| k.under == under && !own).map(|k| k.value)
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let value = self.read(|spi, snapshot| config::run_limit(spi, snapshot, tenant, run))?;
+        if !own {
+            let kept = Kept { under, value };
+            CELLS.with_borrow_mut(|cells| bounded(&mut cells.run_limits).insert(key, kept));
+        }
+        Ok(value)
+    }
+}

@@ -1,0 +1,66 @@
+//! Expiring holds: one whose time is over is marked, and stops counting when that commits.
+//!
+//! The worker does it once a second; without one, a call that finds a hold due does it in its own
+//! transaction before it decides. Each hold's lock is taken first, as in a settle: who finds it taken
+//! leaves the hold to whoever has it.
+
+use super::adjust;
+use crate::counters::memory::{self, Installation, transaction};
+use crate::ledger::holds;
+use crate::pg::clock;
+use crate::pg::lock::{self, Class, Key};
+use crate::pg::owner::as_owner;
+use ai_limiter_domain::{Timestamp, error::Result};
+
+/// At most so many in one transaction: each takes a lock.
+const BATCH: i64 = 500;
+
+/// The worker sweeps each second; when it has not for so long, callers do it themselves.
+const SWEEP_TIMEOUT_MICROSECONDS: i64 = 5_000_000;
+
+/// Whether the worker takes care of what expires.
+pub fn is_swept(installation: &Installation, now: Timestamp) -> bool {
+    now.0 - installation.swept_at().0 < SWEEP_TIMEOUT_MICROSECONDS
+}
+
+/// Marks holds whose time is over, as many as one transaction should; gives how many.
+pub fn expire(now: Timestamp) -> Result<usize> {
+    let due: Vec<_> = as_owner(|spi| holds::due(spi, now, BATCH))?
+        .into_iter()
+        .filter(|id| lock::try_acquire(&holds::lock_key(*id)))
+        .collect();
+    let expired = as_owner(|spi| holds::expire(spi, &due, now))?;
+    for hold in &expired {
+        adjust::hold_ends(&hold.dimensions, hold.created_at, &hold.size)?;
+    }
+    Ok(expired.len())
+}
+
+/// Marks what is due, and finds out when the next hold expires. Does nothing where somebody else is
+/// at it.
+pub fn expire_due(installation: &'static Installation) -> Result<()> {
+    let key = Key::new(Class::Expiry, "holds");
+    if !lock::try_acquire(&key) {
+        return Ok(());
+    }
+    installation.begin_looking();
+    let now = clock::now();
+    expire(now)?;
+    transaction::found_next_expiry(as_owner(holds::next_expiry)?);
+    Ok(())
+}
+
+/// The worker's round: [`expire_due`], and lets callers know that they need not.
+pub fn sweep() -> Result<usize> {
+    let now = clock::now();
+    let Some(installation) = memory::current()? else { return expire(now) };
+    installation.swept(now);
+    if !installation.may_expire(now) {
+        return Ok(0);
+    }
+    lock::acquire(&Key::new(Class::Expiry, "holds"));
+    installation.begin_looking();
+    let count = expire(now)?;
+    transaction::found_next_expiry(as_owner(holds::next_expiry)?);
+    Ok(count)
+}

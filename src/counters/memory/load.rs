@@ -1,0 +1,107 @@
+//! Loading a counter that is absent: its sum from the tables, published for all.
+//!
+//! Guarded by the counter's heavyweight lock from before the snapshot until the counter is published:
+//! one loader at a time, with deadlock detection, cancel and lock_timeout; an error gives it back. The
+//! snapshot hides this transaction's own rows, which are pending and would count twice.
+//!
+//! What is published under an epoch that has ended would miss what ended it: the caller starts over,
+//! from the rules.
+
+use super::statistics::{Count, count};
+use super::transaction::{self, level, with_pending};
+use super::{Installation, Key, shared};
+use crate::counters::{Counter, table};
+use crate::pg::lock;
+use crate::pg::spi::{Snapshot, Spi};
+use ai_limiter_domain::counters::Sums;
+use ai_limiter_domain::{Timestamp, error::Result};
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded {
+    /// It is there; pinned if that was asked for.
+    Present(Sums),
+    /// There is no room for it. If it was to be pinned, its lock is kept to the end of the transaction.
+    NoRoom,
+    /// Rules or zones have changed since `epoch`.
+    Stale,
+}
+
+/// Makes the counter present. `pins` keeps it so until the end of the (sub)transaction.
+pub fn load(
+    spi: &Spi,
+    installation: &'static Installation,
+    epoch: u64,
+    (key, counter): (&Key, &Counter),
+    now: Timestamp,
+    pins: bool,
+) -> Result<Loaded> {
+    let lock_key = counter.own_lock_key();
+    if !lock::try_acquire(&lock_key) {
+        count(Count::LockWaits);
+        lock::acquire(&lock_key);
+    }
+    let loaded = load_locked(spi, installation, epoch, (key, counter), now, pins)?;
+    if loaded == Loaded::NoRoom && pins {
+        transaction::keep_locked(installation, key.hash);
+    } else {
+        lock::release(&lock_key);
+    }
+    Ok(loaded)
+}
+
+fn load_locked(
+    spi: &Spi,
+    installation: &'static Installation,
+    epoch: u64,
+    (key, counter): (&Key, &Counter),
+    now: Timestamp,
+    pins: bool,
+) -> Result<Loaded> {
+    // Somebody else may have been faster.
+    if let Some(sums) = take(installation, key, None, pins) {
+        return Ok(Loaded::Present(sums));
+    }
+    let sums = {
+        let snapshot = Snapshot::of_others();
+        let reading = table::load(spi, &snapshot, counter, now)?;
+        Sums { used: reading.used.pico(), held: reading.held.pico() }
+    };
+    count(Count::Loads);
+    if installation.epoch() != epoch {
+        return Ok(Loaded::Stale);
+    }
+    let published = take(installation, key, Some((sums, epoch)), pins);
+    Ok(match published {
+        Some(sums) => Loaded::Present(sums),
+        None if installation.epoch() != epoch => Loaded::Stale,
+        None => Loaded::NoRoom,
+    })
+}
+
+/// Finds the counter, or puts it if its sums are given and the epoch stands; pins it if asked to.
+fn take(
+    installation: &'static Installation,
+    key: &Key,
+    publish: Option<(Sums, u64)>,
+    pins: bool,
+) -> Option<Sums> {
+    let level = level();
+    with_pending(installation, |pending| {
+        pending.reserve(1);
+        shared::exclusive(|inside| {
+            let at = match (inside.table.find(key.hash), publish) {
+                (Some(at), _) => at,
+                (None, Some((sums, epoch))) if installation.epoch() == epoch => {
+                    inside.table.insert(key.hash, key.labels, sums)?
+                }
+                (None, _) => return None,
+            };
+            if pins {
+                pending.touch(key.hash, at, level, &mut inside.table);
+            }
+            Some(pending.seen(key.hash, inside.table.sums(at)))
+        })
+    })
+    .flatten()
+}
