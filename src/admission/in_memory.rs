@@ -195,10 +195,12 @@ fn decide(
             if !reads {
                 return Err(Undecided::NotKept);
             }
-            if !admits {
+            if !admits && expiry::is_due(installation, now)? {
                 return Ok(as_owner(|spi| judge_by_tables(spi, call, question, false))?);
             }
-            expiry::expire_due(installation)?;
+            if admits {
+                expiry::expire_due(installation)?;
+            }
             has_expired = true;
             continue;
         }

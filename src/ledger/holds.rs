@@ -4,7 +4,7 @@
 //! it: a settle of a hold that it forgets at this moment can meet 40001 above READ COMMITTED.
 
 use crate::pg::lock::{self, Class, Key};
-use crate::pg::spi::{Arg, Row, Spi};
+use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Call, Dimensions, Error, Kind, Timestamp, error::Result};
@@ -166,9 +166,10 @@ pub fn expire(spi: &Spi, ids: &[Uuid], now: Timestamp) -> Result<Vec<Hold>> {
 }
 
 /// When the next of the open holds expires.
-pub fn next_expiry(spi: &Spi) -> Result<Option<Timestamp>> {
+pub fn next_expiry(spi: &Spi, snapshot: &Snapshot) -> Result<Option<Timestamp>> {
     const SQL: &str = "SELECT min(expires_at) FROM ai_limiter.ai_reservations WHERE state = 'open'";
-    Ok(spi.read(SQL, &[], |row| Ok(row.timestamp(1)))?.into_iter().next().flatten())
+    let next = spi.read_at(snapshot, SQL, &[], |row| Ok(row.timestamp(1)))?;
+    Ok(next.into_iter().next().flatten())
 }
 
 /// Forgets holds that ended so long ago. Rows that a settle or an extension holds at this moment are
