@@ -62,7 +62,8 @@ extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 /// What is asked for in shared memory when the library is preloaded.
-static SEGMENTS: [&dyn pg::shmem::Segment; 1] = [counters::memory::SEGMENT];
+static SEGMENTS: [&dyn pg::shmem::Segment; 2] =
+    [counters::memory::SEGMENT, ledger::denials::waiting::SEGMENT];
 
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {

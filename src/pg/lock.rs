@@ -28,6 +28,8 @@ pub enum Class {
     Run = 0xA106,
     /// Expiring the holds whose time is over.
     Expiry = 0xA107,
+    /// Writing the denials that wait.
+    Denials = 0xA108,
 }
 
 pub struct Key {
