@@ -126,10 +126,11 @@ pub fn find(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
     Ok(spi.read(SQL, &[id.into()], hold)?.into_iter().next())
 }
 
-pub fn delete(spi: &Spi, id: Uuid) -> Result<()> {
-    const SQL: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id = $1";
-    writing(|| spi.write(SQL, &[id.into()], |_| Ok(())))?;
-    Ok(())
+/// Finds a hold in any state and deletes it. Call [`lock()`] first.
+pub fn take(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
+    const SQL: &str =
+        concat!("DELETE FROM ai_limiter.ai_reservations WHERE id = $1 RETURNING ", hold_columns!());
+    Ok(writing(|| spi.write(SQL, &[id.into()], hold))?.into_iter().next())
 }
 
 pub fn release(spi: &Spi, id: Uuid) -> Result<()> {
