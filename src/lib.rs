@@ -25,9 +25,14 @@ extension_sql_file!(
     requires = ["config_tables"]
 );
 extension_sql_file!(
+    "../sql/rollup_tables.sql",
+    name = "rollup_tables",
+    requires = ["ledger_tables"]
+);
+extension_sql_file!(
     "../sql/identity_functions.sql",
     name = "identity_functions",
-    requires = ["ledger_tables"]
+    requires = ["rollup_tables"]
 );
 extension_sql_file!(
     "../sql/admission_functions.sql",

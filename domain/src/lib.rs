@@ -10,6 +10,7 @@ pub mod call;
 pub mod claims;
 pub mod error;
 pub mod filter;
+pub mod grain;
 pub mod limit;
 pub mod limit_document;
 pub mod model_name;

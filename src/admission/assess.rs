@@ -77,6 +77,7 @@ fn judge_call(spi: &Spi, call: &mut Call, question: &Question) -> Result<Assesse
     }
     // Everything that decides is read now: an amount or a suspension that was written while this
     // waited for the locks counts. Which rules govern cannot have changed meanwhile.
+    lock::keep_months();
     let snapshot = Snapshot::latest();
     let now = clock::now();
     let account = account(spi, &snapshot, call)?;

@@ -6,7 +6,7 @@ use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
 use crate::admission::standing;
 use crate::columns;
-use crate::ledger::{config, denials, holds, idempotency, partitions};
+use crate::ledger::{config, denials, holds, idempotency, partitions, rollup};
 use crate::pg::clock;
 use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
@@ -96,6 +96,17 @@ fn refresh_ai_counters() -> Answered<()> {
             idempotency::forget(spi, now)?;
             denials::merge(spi, now)
         })
+    })
+}
+
+#[pg_extern(sql = false)]
+fn advance_ai_rollup(reset: Option<bool>) -> Answered<bool> {
+    answered(|| {
+        servers_only("advance the rollup")?;
+        if reset == Some(true) {
+            rollup::reset()?;
+        }
+        Ok(rollup::advance()?.more)
     })
 }
 

@@ -1,9 +1,11 @@
 //! What a counter says: settled and held of a rule's subject in its window.
 //!
 //! This is the seam. [`read`] is the one place that answers "settled + held of this counter", here
-//! always from the tables ([`table`]). A faster store can answer behind the same call; the tables
-//! stay the fallback, and the oracle ([`tally`]) that both are checked against.
+//! always from the tables ([`table`]), and of those from the rollup where it serves ([`rolled`]). A
+//! faster store can answer behind the same call; the tables stay the fallback, and the oracle
+//! ([`tally`]) that both are checked against.
 
+mod rolled;
 pub mod table;
 pub mod tally;
 
@@ -11,12 +13,13 @@ use crate::ledger::config::Account;
 use crate::pg::clock::PgZone;
 use crate::pg::lock::{Class, Key};
 use ai_limiter_domain::filter::Condition;
+use ai_limiter_domain::grain::Grain;
 use ai_limiter_domain::window::calendar_window;
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, precedence,
 };
 
-pub use table::read;
+pub use table::{load, read};
 
 /// One counter: a rule, a subject, a window.
 pub struct Counter<'a> {
@@ -90,6 +93,13 @@ impl<'a> Counter<'a> {
     /// different windows of one subject, because a zone was just edited, still wait for each other.
     pub fn lock_key(limit: &Limit, call: &Dimensions) -> Key {
         Key::new(Class::Counter, &format!("{} {:?}", limit.id, limit.subject_key(call)))
+    }
+
+    /// Whether months that were dropped from the ledger count: for all time, and not of one run.
+    fn counts_dropped_months(&self) -> bool {
+        self.limit.period == Period::Total
+            && !self.is_concurrent()
+            && !Grain::of(&self.conditions).names().any(|name| name == "run")
     }
 
     /// Whether only holds count.

@@ -10,5 +10,7 @@ pub mod holds;
 pub mod id;
 pub mod idempotency;
 pub mod partitions;
+pub mod rollup;
 pub mod rule_change;
+pub mod totals;
 pub mod usage;

@@ -26,6 +26,10 @@ pub enum Class {
     Partitions = 0xA104,
     /// Writing prices of one model.
     Prices = 0xA105,
+    /// The rollup: shared by who books a row with a `recorded_at` of its own, exclusive by who advances.
+    Rollup = 0xA106,
+    /// Making what is rolled up of one partition stale.
+    RollupPartition = 0xA107,
 }
 
 pub struct Key {
@@ -52,15 +56,20 @@ pub fn acquire_all(mut keys: Vec<Key>) {
 }
 
 pub fn acquire(key: &Key) {
-    take(key, false);
+    take(key, pg_sys::ExclusiveLock, false);
+}
+
+/// Takes the lock beside others who share it.
+pub fn acquire_shared(key: &Key) {
+    take(key, pg_sys::ShareLock, false);
 }
 
 /// Takes the lock if nobody else has it.
 pub fn try_acquire(key: &Key) -> bool {
-    take(key, true)
+    take(key, pg_sys::ExclusiveLock, true)
 }
 
-fn take(key: &Key, dont_wait: bool) -> bool {
+fn take(key: &Key, mode: u32, dont_wait: bool) -> bool {
     // SAFETY: a complete tag; waits like any lock, and an error while waiting unwinds. Unlike a
     // relation's lock this one does not read what was invalidated meanwhile, so that is done here.
     unsafe {
@@ -72,8 +81,7 @@ fn take(key: &Key, dont_wait: bool) -> bool {
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
             locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
         };
-        let result =
-            pg_sys::LockAcquire(&raw const tag, pg_sys::ExclusiveLock as i32, false, dont_wait);
+        let result = pg_sys::LockAcquire(&raw const tag, mode as i32, false, dont_wait);
         pg_sys::AcceptInvalidationMessages();
         result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
     }
@@ -87,6 +95,17 @@ pub fn join_writers() -> Result<()> {
     // SAFETY: an existing relation; at this level no privilege is needed.
     unsafe { pg_sys::LockRelationOid(barrier, pg_sys::RowShareLock as i32) };
     Ok(())
+}
+
+/// From here to the end of the transaction no month is dropped from the ledger. Taken before the
+/// snapshot that sums: else a month could go between that snapshot, which does not see its totals
+/// yet, and the scan, which does not find it any more.
+pub fn keep_months() {
+    // Where it is missing, whoever reads it says so.
+    if let Some(ledger) = relation::find(c"ai_usage") {
+        // SAFETY: as above.
+        unsafe { pg_sys::LockRelationOid(ledger, pg_sys::AccessShareLock as i32) };
+    }
 }
 
 /// Waits for every writer to end and keeps new ones out, to the end of the transaction.

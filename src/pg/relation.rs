@@ -40,6 +40,13 @@ pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
     }
 }
 
+/// Keeps vacuum and whoever else maintains the table out, to the end of the transaction, unless one is
+/// at it.
+pub fn try_lock_against_vacuum(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a lock on an oid; no privilege is needed at this level.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock as i32) }
+}
+
 /// Whether the current user may insert into the relation (superusers and the owner may).
 pub fn may_insert(relation: pg_sys::Oid) -> bool {
     // SAFETY: reads the caches for a relation that exists.
