@@ -77,7 +77,7 @@ fn stamp(row: &mut Row, partition: pg_sys::Oid) -> Checked<()> {
     if let Some(recorded_at) = instant(row, "recorded_at")? {
         return rollup::late::announce(recorded_at, partition);
     }
-    let now = TimestampWithTimeZone::try_from(clock::stamp().0)
+    let now = TimestampWithTimeZone::try_from(rollup::stamp()?.0)
         .map_err(|_| Error::invalid("the clock is out of range"))?;
     row.set_by_name("recorded_at", Some(now))
         .map_err(|e| Error::invalid(format!("column recorded_at of ai_usage: {e}")))

@@ -10,12 +10,6 @@ pub fn now() -> Timestamp {
     Timestamp(unsafe { pg_sys::GetCurrentTimestamp() })
 }
 
-/// When a row of the ledger is booked. Whoever calls this has a transaction id already, and it never
-/// gives an earlier instant after a later one: the rollup's watermark rests on both.
-pub fn stamp() -> Timestamp {
-    now()
-}
-
 /// A zone by the rules that Postgres itself has: the same as in the caller's SQL.
 pub struct PgZone(pub String);
 

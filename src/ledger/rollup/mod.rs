@@ -68,6 +68,14 @@ pub fn reset() -> Result<()> {
     })
 }
 
+/// See [`watermark::stamp`].
+pub fn stamp() -> Result<Timestamp> {
+    match watermark::known_stamp() {
+        Some(now) => Ok(now),
+        None => as_owner(watermark::stamp),
+    }
+}
+
 fn key() -> Key {
     Key::new(Class::Rollup, "ai_usage_rollup")
 }

@@ -14,6 +14,7 @@ use crate::pg::clock;
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use crate::pg::transaction;
 use ai_limiter_domain::{Timestamp, error::Result};
+use std::cell::Cell;
 
 pub const NEVER: Timestamp = Timestamp(i64::MIN);
 
@@ -21,6 +22,33 @@ pub const NEVER: Timestamp = Timestamp(i64::MIN);
 struct Seal {
     at: Timestamp,
     xid: u64,
+}
+
+thread_local! {
+    /// What the stamp may not be before, as this backend found it when it first stamped.
+    static FLOOR: Cell<Option<Timestamp>> = const { Cell::new(None) };
+}
+
+/// When a row of the ledger is booked. Whoever calls this has a transaction id already, and it must
+/// never give an earlier instant after a later one: the watermark rests on both. The clock does, but
+/// where it is set back; a server that starts with a clock that is behind goes on from the
+/// watermark.
+pub fn stamp(spi: &Spi) -> Result<Timestamp> {
+    if FLOOR.get().is_none() {
+        FLOOR.set(Some(floor(spi)?));
+    }
+    Ok(known_stamp().unwrap_or_else(clock::now))
+}
+
+/// The stamp, where it needs no look into the database.
+pub fn known_stamp() -> Option<Timestamp> {
+    FLOOR.get().map(|floor| clock::now().max(floor))
+}
+
+fn floor(spi: &Spi) -> Result<Timestamp> {
+    const SQL: &str = "SELECT greatest(watermark, sealed_at) FROM ai_limiter.ai_rollup_state";
+    let rows = spi.read(SQL, &[], |row| Ok(row.timestamp(1)))?;
+    Ok(rows.into_iter().next().flatten().unwrap_or(NEVER))
 }
 
 /// The watermark under the latest snapshot.
@@ -33,7 +61,10 @@ pub fn current(spi: &Spi) -> Result<Option<Timestamp>> {
 /// caught up.
 pub fn advance(spi: &Spi) -> Result<Progress> {
     let waiting = waiting(spi)?;
-    let seal = waiting.unwrap_or_else(seal);
+    let seal = match waiting {
+        Some(seal) => seal,
+        None => seal(spi)?,
+    };
     // A snapshot from after the seal.
     if oldest_open(spi)? < seal.xid {
         if waiting.is_none() {
@@ -74,9 +105,9 @@ pub fn advance(spi: &Spi) -> Result<Progress> {
 }
 
 /// The instant first, then the id: see above.
-fn seal() -> Seal {
-    let at = clock::stamp();
-    Seal { at, xid: transaction::next_id() }
+fn seal(spi: &Spi) -> Result<Seal> {
+    let at = stamp(spi)?;
+    Ok(Seal { at, xid: transaction::next_id() })
 }
 
 fn waiting(spi: &Spi) -> Result<Option<Seal>> {
