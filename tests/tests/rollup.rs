@@ -32,7 +32,13 @@ fn database() -> Database {
 fn prepare(admin: &mut Client) {
     disable_shipped_limits(admin);
     run(admin, RULES);
-    run(admin, "SELECT ai_limiter.ensure_ai_partitions()");
+    // This month and the three before and after it.
+    run(
+        admin,
+        "SELECT ai_limiter.ensure_ai_partitions();
+         SELECT ai_limiter.record_ai_usage(cost_usd => 0, created_at => now() - i * interval '28 days')
+         FROM generate_series(1, 4) i",
+    );
 }
 
 /// Rows of several tenants, users, models, teams, keys; `columns` and `values` say more of each.
@@ -41,7 +47,7 @@ fn insert(count: u32, columns: &str, values: &str) -> String {
         "INSERT INTO ai_limiter.ai_usage (tenant_id, user_id, tier, model, feature, api_key_id, attributes,
             requests, input_tokens, output_tokens, cost_usd{columns})
          SELECT ('{}')::uuid, ('00000000-0000-4000-8000-00000000001' || i % 5)::uuid,
-            (ARRAY['free', 'pro'])[1 + i % 2], (ARRAY['gpt-4o', 'o3', NULL])[1 + i % 3],
+            (ARRAY['free', 'pro'])[1 + i % 2], (ARRAY['gpt-4o', 'o3', NULL, 'gpt-4o-mini'])[1 + i % 4],
             (ARRAY['chat', NULL])[1 + i % 2], (ARRAY['k1', 'k2', NULL])[1 + i % 3],
             (ARRAY['{{}}', '{{\"team\": \"a\"}}', '{{\"team\": \"b\", \"env\": \"live\"}}'])[1 + i % 3]::jsonb,
             1 + i % 3, i % 700, i % 90, (i % 1000) * 0.000000000001 + 0.01{values}
@@ -61,7 +67,7 @@ fn advance(client: &mut Client) {
     panic!("the rollup does not come to an end");
 }
 
-/// What differs, slice by slice, between rollup and tail and the ledger: in SQL of its own.
+/// What differs, slice by slice of what counts, between rollup and tail and the ledger: in SQL of its own.
 const UNEQUAL: &str = "
     SELECT coalesce(string_agg(format('slice %s of %s by %s: %s <> %s', s.slice_id, s.partition::regclass,
         s.dimensions, summed, ledger), E'\\n'), '')
@@ -75,7 +81,11 @@ const UNEQUAL: &str = "
               WHERE r.slice_id = s.slice_id
               UNION ALL SELECT requests, input_tokens, output_tokens, cost_usd FROM ai_limiter.ai_usage u
               WHERE u.tableoid = s.partition AND u.recorded_at >= w.watermark) a) r
-    WHERE NOT s.stale AND s.watermark IS NULL AND summed <> ledger";
+    WHERE NOT s.stale AND s.watermark IS NULL AND summed <> ledger AND EXISTS (
+        SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE c.oid = s.partition AND i.inhparent = 'ai_limiter.ai_usage'::regclass
+          AND s.identity = concat_ws(' ', i.xmin, c.relfilenode, (SELECT string_agg(
+            concat_ws('/', t.oid, t.xmin, t.tgenabled), ' ' ORDER BY t.oid) FROM pg_trigger t WHERE t.tgrelid = c.oid)))";
 
 /// What differs, and what no counter may say.
 #[track_caller]
@@ -175,7 +185,10 @@ fn what_savepoints_take_back_is_in_no_sum() {
     run(&mut open, &format!("BEGIN; {backdated}; {stamped}; ROLLBACK"));
     advance(&mut client);
     assert_equal(&mut client, "rolled back");
-    assert_eq!(ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_usage"), "42");
+    assert_eq!(
+        ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_usage WHERE cost_usd > 0"),
+        "42"
+    );
 }
 
 #[test]
@@ -595,7 +608,7 @@ fn a_crash_at_any_moment_leaves_sums_that_add_up() {
 fn a_restore_beside_running_rounds_is_summed_to_the_row() {
     let original = database();
     let mut owner = original.connect();
-    run(&mut owner, &insert(3_000, ", created_at", ", now() - i * interval '1 hour'"));
+    run(&mut owner, &insert(2_000, ", created_at", ", now() - i * interval '1 hour'"));
     advance(&mut owner);
     run(&mut owner, &insert(100, "", ""));
     let all = "SELECT count(*), sum(cost_usd), min(recorded_at), max(recorded_at) FROM ai_limiter.ai_usage";
@@ -631,8 +644,8 @@ fn a_restore_beside_running_rounds_is_summed_to_the_row() {
         let options =
             [options, &["--data-only", "--exit-on-error", "-L", list.to_str().unwrap()]].concat();
         while_rounds_run(&to, || restore(&file, to.name(), &options));
-        let rows = ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_usage");
-        assert_eq!(rows, "3107", "{name}");
+        let rows = ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_usage WHERE cost_usd <> 1");
+        assert_eq!(rows, expected.split('|').next().unwrap(), "{name}");
         assert_equal(&mut client, name);
         advance(&mut client);
         assert_equal(&mut client, name);
