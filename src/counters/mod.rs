@@ -13,7 +13,6 @@ use crate::ledger::config::Account;
 use crate::pg::clock::PgZone;
 use crate::pg::lock::{Class, Key};
 use ai_limiter_domain::filter::Condition;
-use ai_limiter_domain::grain::Grain;
 use ai_limiter_domain::window::calendar_window;
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, precedence,
@@ -95,11 +94,9 @@ impl<'a> Counter<'a> {
         Key::new(Class::Counter, &format!("{} {:?}", limit.id, limit.subject_key(call)))
     }
 
-    /// Whether months that were dropped from the ledger count: for all time, and not of one run.
+    /// Whether months that were dropped from the ledger count.
     fn counts_dropped_months(&self) -> bool {
-        self.limit.period == Period::Total
-            && !self.is_concurrent()
-            && !Grain::of(&self.conditions).names().any(|name| name == "run")
+        self.limit.period == Period::Total && !self.is_concurrent()
     }
 
     /// Whether only holds count.

@@ -148,10 +148,12 @@ fn sum_sql(
         Period::Rolling(interval) => format!(" GROUP BY {}", bucket_sql(interval)),
         _ => String::new(),
     };
+    // Totals know no runs: a rule of single runs finds none there.
     let dropped = match counter.counts_dropped_months() {
         true => format!(
             "SELECT NULL::timestamptz AS created_at, {value} AS used, NULL::numeric AS held \
-             FROM ai_limiter.ai_usage_totals WHERE {counted} UNION ALL "
+             FROM (SELECT *, NULL::text AS run_id FROM ai_limiter.ai_usage_totals) t \
+             WHERE {counted} UNION ALL "
         ),
         false => String::new(),
     };

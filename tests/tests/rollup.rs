@@ -7,6 +7,7 @@ use ai_limiter_tests::calls::{disable_shipped_limits, wait_until};
 use ai_limiter_tests::{Cluster, Database};
 use people::{ask, drift, id, outcome, run};
 use postgres::Client;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -676,7 +677,9 @@ fn while_rounds_run(database: &Database, work: impl FnOnce()) {
                 sleep(Duration::from_millis(1));
             }
         });
-        work();
+        // Also when the work fails.
+        let result = catch_unwind(AssertUnwindSafe(work));
         stop.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| resume_unwind(panic));
     });
 }

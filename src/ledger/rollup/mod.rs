@@ -24,9 +24,9 @@ use crate::pg::owner::as_owner;
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use ai_limiter_domain::{Timestamp, error::Result, grain};
 
-/// Ledger rows that one round adds at most, about: a second's work, for which those wait who book a
+/// Ledger rows that one round adds at most, about: half a second's work, for which those wait who book a
 /// row with a `recorded_at` of its own.
-const ROUND: i64 = 500_000;
+const ROUND: i64 = 200_000;
 
 /// A round's work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
