@@ -60,7 +60,7 @@ fn ai_usage_inserted<'a>(
         let recorded_at = required(instant(&row, "recorded_at")?, "recorded_at")?;
         if rollup::late::is_late(recorded_at, partition) {
             let id = required(column::<pgrx::Uuid>(&row, "id")?.map(from_pg), "id")?;
-            rollup::late::add(id, required(instant(&row, "created_at")?, "created_at")?)?;
+            rollup::late::add(id, recorded_at, partition)?;
         }
         Ok(())
     };

@@ -12,6 +12,7 @@
 use super::{index_scans, insert_cells, key, slices, watermark};
 use crate::pg::lock;
 use crate::pg::owner::as_owner;
+use crate::pg::relation;
 use crate::pg::spi::{Arg, Spi};
 use crate::pg::transaction;
 use ai_limiter_domain::{Timestamp, error::Result};
@@ -75,17 +76,19 @@ pub fn is_late(recorded_at: Timestamp, partition: pg_sys::Oid) -> bool {
         && !(brought.forgotten == Some(partition) && brought.subtransaction == subtransaction)
 }
 
-/// Adds one row to the slices that are summed beyond it.
-pub fn add(id: Uuid, created_at: Timestamp) -> Result<()> {
+/// Adds one row to the slices that are summed beyond it. It names the row's own partition and no
+/// other: two restores that each have one for themselves must not wait for each other's.
+pub fn add(id: Uuid, recorded_at: Timestamp, partition: pg_sys::Oid) -> Result<()> {
     const SQL: &str = insert_cells!(
         "u.id",
-        "CROSS JOIN ai_limiter.ai_rollup_state w WHERE u.id = $1 AND u.created_at = $2 \
-            AND u.recorded_at < coalesce(s.watermark, w.watermark)"
+        "CROSS JOIN ai_limiter.ai_rollup_state w WHERE u.id = $1 \
+            AND $2 < coalesce(s.watermark, w.watermark)"
     );
+    let from = format!("FROM {} u", relation::qualified_name(partition));
+    let sql = SQL.replace("FROM ai_limiter.ai_usage u", &from);
     as_owner(|spi| {
         let _settings = index_scans();
-        spi.write(SQL, &[id.into(), created_at.into()], |_| Ok(()))?;
-        Ok(())
+        spi.write_shaped(sql, &[id.into(), recorded_at.into()])
     })
 }
 

@@ -22,7 +22,9 @@ use crate::pg::guc;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Arg, Snapshot, Spi};
+use crate::pg::subtransaction;
 use ai_limiter_domain::{Timestamp, error::Result, grain};
+use pgrx::PgSqlErrorCode;
 
 /// Ledger rows that one round adds at most, about: half a second's work, for which those wait who book a
 /// row with a `recorded_at` of its own.
@@ -38,26 +40,40 @@ pub struct Progress {
 }
 
 /// One round, in the caller's transaction, which is best a short one of its own. It waits for
-/// nobody: where another round is under way, or a restore, it does nothing.
+/// nobody: where another round is under way, or somebody restores or locks a partition, it does
+/// nothing.
 pub fn advance() -> Result<Progress> {
-    as_owner(|spi| {
-        if !lock::try_acquire(&key()) {
-            return Ok(Progress::default());
+    let round = || as_owner(round);
+    match subtransaction::attempt(round, |_| true)? {
+        Ok(progress) => Ok(progress),
+        Err(error)
+            if subtransaction::code_of(&error) == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE =>
+        {
+            Ok(Progress::default())
         }
-        let _settings = index_scans();
-        // First, while this transaction has no id of its own to wait for.
-        let mut progress = watermark::advance(spi)?;
-        let limits = config::limits(spi, &Snapshot::latest())?;
-        slices::choose(spi, &grain::wanted(&limits, clock::now()))?;
-        if progress.rows < ROUND {
-            let caught_up = slices::catch_up(spi, ROUND - progress.rows)?;
-            progress.rows += caught_up.rows;
-            progress.more |= caught_up.more;
-        }
-        progress.more |= late::merge(spi)?;
-        progress.more |= slices::sweep(spi)?;
-        Ok(progress)
-    })
+        Err(error) => error.rethrow(),
+    }
+}
+
+fn round(spi: &Spi) -> Result<Progress> {
+    if !lock::try_acquire(&key()) {
+        return Ok(Progress::default());
+    }
+    let settings = index_scans();
+    // Below deadlock_timeout: a COPY that has its partition for itself may want the rollup's lock.
+    settings.set(c"lock_timeout", c"200ms");
+    // First, while this transaction has no id of its own to wait for.
+    let mut progress = watermark::advance(spi)?;
+    let limits = config::limits(spi, &Snapshot::latest())?;
+    slices::choose(spi, &grain::wanted(&limits, clock::now()))?;
+    if progress.rows < ROUND {
+        let caught_up = slices::catch_up(spi, ROUND - progress.rows)?;
+        progress.rows += caught_up.rows;
+        progress.more |= caught_up.more;
+    }
+    progress.more |= late::merge(spi)?;
+    progress.more |= slices::sweep(spi)?;
+    Ok(progress)
 }
 
 /// Forgets what was summed; the next rounds sum it anew.
