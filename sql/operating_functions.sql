@@ -52,7 +52,7 @@ CREATE FUNCTION ai_limiter.refresh_ai_counters()
 RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'refresh_ai_counters_wrapper';
 COMMENT ON FUNCTION ai_limiter.refresh_ai_counters() IS
-    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, and merges ai_denials by the minute. Run it now and then, for instance every minute.';
+    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, merges ai_denials by the minute, and brings the rollup of the ledger forward. Run it now and then, for instance every minute.';
 
 CREATE FUNCTION ai_limiter.advance_ai_rollup(reset boolean DEFAULT false)
 RETURNS boolean
