@@ -52,7 +52,13 @@ CREATE FUNCTION ai_limiter.refresh_ai_counters()
 RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'refresh_ai_counters_wrapper';
 COMMENT ON FUNCTION ai_limiter.refresh_ai_counters() IS
-    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, and merges ai_denials by the minute. Run it now and then, for instance every minute.';
+    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, merges ai_denials by the minute, and brings the rollup of the ledger forward. Run it now and then, for instance every minute.';
+
+CREATE FUNCTION ai_limiter.advance_ai_rollup(reset boolean DEFAULT false)
+RETURNS boolean
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'advance_ai_rollup_wrapper';
+COMMENT ON FUNCTION ai_limiter.advance_ai_rollup(boolean) IS
+    'Private: one round of the rollup, bounded in its work; true when there is more to do at once. With reset everything is summed anew.';
 
 CREATE FUNCTION ai_limiter.ensure_ai_partitions()
 RETURNS integer

@@ -25,9 +25,14 @@ extension_sql_file!(
     requires = ["config_tables"]
 );
 extension_sql_file!(
+    "../sql/rollup_tables.sql",
+    name = "rollup_tables",
+    requires = ["ledger_tables"]
+);
+extension_sql_file!(
     "../sql/identity_functions.sql",
     name = "identity_functions",
-    requires = ["ledger_tables"]
+    requires = ["rollup_tables"]
 );
 extension_sql_file!(
     "../sql/admission_functions.sql",
@@ -62,8 +67,8 @@ extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 /// What is asked for in shared memory when the library is preloaded.
-static SEGMENTS: [&dyn pg::shmem::Segment; 2] =
-    [counters::memory::SEGMENT, ledger::denials::waiting::SEGMENT];
+static SEGMENTS: [&dyn pg::shmem::Segment; 3] =
+    [counters::memory::SEGMENT, ledger::denials::waiting::SEGMENT, pg::stamp::SEGMENT];
 
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {

@@ -114,7 +114,6 @@ fn charge_of(spi: &Spi, hold: &Hold, actual: Actual) -> Result<Charge> {
         estimated_cost_usd: hold.size.cost_usd,
         price_source,
         created_at: hold.created_at,
-        recorded_at: clock::now(),
     })
 }
 
@@ -204,7 +203,6 @@ fn recorded(spi: &Spi, call: &mut Call, created_at: Timestamp) -> Result<Charge>
         estimated_cost_usd: None,
         price_source,
         created_at,
-        recorded_at: clock::now(),
     })
 }
 

@@ -23,7 +23,7 @@ use crate::counters::{self, Counter, Reading, kept_window, zone};
 use crate::pg::lock::{self, Class};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
-use crate::pg::{barrier, subtransaction};
+use crate::pg::{barrier, stamp, subtransaction};
 use crate::settings;
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::verdict::{Mode, Verdict};
@@ -163,7 +163,7 @@ fn decide(
         }
         let epoch = installation.epoch();
         let rules = cache.rules()?;
-        let now = memory::now();
+        let now = stamp::now();
         let resolved = resolve(&cache, call, question, tier.clone(), now)?;
         if let Some(verdict) = &resolved.verdict
             && (!admits || !verdict.allowed)
@@ -290,7 +290,7 @@ fn ask<'a>(
             true
         } else if reads && !memory::is_present(installation, &key) {
             let loaded =
-                as_owner(|spi| load(spi, installation, epoch, (&key, &counter()), now, admits))?;
+                as_owner(|spi| load(spi, installation, epoch, (&key, &counter()), admits))?;
             match loaded {
                 Loaded::Present(_) => false,
                 Loaded::NoRoom => true,

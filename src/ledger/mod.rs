@@ -10,4 +10,6 @@ pub mod holds;
 pub mod id;
 pub mod idempotency;
 pub mod partitions;
+pub mod rollup;
+pub mod totals;
 pub mod usage;

@@ -11,6 +11,7 @@ pub mod relation;
 pub mod row;
 pub mod shmem;
 pub mod spi;
+pub mod stamp;
 pub mod subtransaction;
 pub mod transaction;
 pub mod uuid;

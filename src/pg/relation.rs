@@ -75,6 +75,23 @@ pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
     }
 }
 
+/// A relation's name with its schema, quoted, for SQL.
+pub fn qualified_name(relation: pg_sys::Oid) -> String {
+    // SAFETY: names of a relation that is locked, copied before they are freed.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        let quoted = pg_sys::quote_qualified_identifier(schema, pg_sys::get_rel_name(relation));
+        CStr::from_ptr(quoted).to_string_lossy().into_owned()
+    }
+}
+
+/// Keeps vacuum and whoever else maintains the table out, to the end of the transaction, unless one is
+/// at it.
+pub fn try_lock_against_vacuum(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a lock on an oid; no privilege is needed at this level.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::ShareUpdateExclusiveLock as i32) }
+}
+
 /// Whether the current user may insert into the relation (superusers and the owner may).
 pub fn may_insert(relation: pg_sys::Oid) -> bool {
     // SAFETY: reads the caches for a relation that exists.

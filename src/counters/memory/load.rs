@@ -14,7 +14,7 @@ use crate::counters::{Counter, table};
 use crate::pg::lock;
 use crate::pg::spi::{Snapshot, Spi};
 use ai_limiter_domain::counters::Sums;
-use ai_limiter_domain::{Timestamp, error::Result};
+use ai_limiter_domain::error::Result;
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,6 @@ pub fn load(
     installation: &'static Installation,
     epoch: u64,
     (key, counter): (&Key, &Counter),
-    now: Timestamp,
     pins: bool,
 ) -> Result<Loaded> {
     let lock_key = counter.own_lock_key();
@@ -41,7 +40,7 @@ pub fn load(
         count(Count::LockWaits);
         lock::acquire(&lock_key);
     }
-    let loaded = load_locked(spi, installation, epoch, (key, counter), now, pins)?;
+    let loaded = load_locked(spi, installation, epoch, (key, counter), pins)?;
     if loaded == Loaded::NoRoom && pins {
         transaction::keep_locked(installation, key.hash);
     } else {
@@ -55,7 +54,6 @@ fn load_locked(
     installation: &'static Installation,
     epoch: u64,
     (key, counter): (&Key, &Counter),
-    now: Timestamp,
     pins: bool,
 ) -> Result<Loaded> {
     // Somebody else may have been faster.
@@ -63,8 +61,9 @@ fn load_locked(
         return Ok(Loaded::Present(sums));
     }
     let sums = {
+        lock::keep_months();
         let snapshot = Snapshot::of_others();
-        let reading = table::load(spi, &snapshot, counter, now)?;
+        let reading = table::load(spi, &snapshot, counter)?;
         Sums { used: reading.used.pico(), held: reading.held.pico() }
     };
     count(Count::Loads);
