@@ -49,3 +49,19 @@ SELECT c.limit_name, c.limit_id, c.subject, c.tenant_id, c.user_id, c.metric, c.
 FROM ai_limiter.ai_counters() c;
 COMMENT ON VIEW ai_limiter.ai_limit_status IS
     'Every counter that is not empty and that the caller may see: settled, held, allowed, left, and when it resets.';
+
+CREATE VIEW ai_limiter.ai_limiter_stat WITH (security_invoker = true) AS
+SELECT w.worker_state, w.worker_pid, w.worker_rounds, w.worker_started_at, w.worker_finished_at,
+    w.worker_lag, w.last_error, w.last_error_at
+FROM ai_limiter.ai_worker_stat() w;
+COMMENT ON VIEW ai_limiter.ai_limiter_stat IS
+    'How the limiter itself is doing in this database, in one row, since the server started.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_state IS
+    'working, waiting for its next round, or why there is no worker: not preloaded, standby, not named, no launcher.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_pid IS 'The process of the round that is under way; null between rounds.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_rounds IS 'How many rounds the worker has finished.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_started_at IS 'When its last round began.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_finished_at IS 'When it last finished a round.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_lag IS 'How long ago that is: about a second at most while all is well.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.last_error IS 'What the worker could not do last; it tries again.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.last_error_at IS 'When that was last.';
