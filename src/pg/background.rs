@@ -62,7 +62,7 @@ impl Process<'_> {
         unsafe {
             worker.bgw_notify_pid = pg_sys::MyProcPid;
             pg_sys::RegisterDynamicBackgroundWorker(&raw mut worker, &raw mut handle)
-                .then_some(Started(handle))
+                .then(|| Started(handle))
         }
     }
 }

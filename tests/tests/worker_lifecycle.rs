@@ -25,12 +25,25 @@ fn wait_for_the_worker(client: &mut Client) {
     wait_until("the worker comes by", || client.value(OPEN) == "0");
 }
 
-/// Makes every round in this database last until somebody ends it.
-fn make_rounds_endless(client: &mut Client) {
+/// Waits until a duty waits for a lock of somebody else.
+#[track_caller]
+fn wait_for_a_waiting_worker(observer: &mut Client) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+        WHERE backend_type = 'ai_limiter worker' AND wait_event_type = 'Lock'";
+    wait_until("the worker waits for a lock", || observer.value(waiting) == "1");
+}
+
+/// Makes one round in this database last until somebody ends it.
+fn make_a_round_linger(client: &mut Client) {
+    let function = |body: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION public.linger() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN {body} RETURN new; END $$"
+        )
+    };
+    client.run(&function("PERFORM pg_sleep(600);"));
     client.run(
-        "CREATE FUNCTION public.linger() RETURNS trigger LANGUAGE plpgsql AS \
-         $$ BEGIN PERFORM pg_sleep(600); RETURN new; END $$; \
-         CREATE TRIGGER linger BEFORE UPDATE ON ai_limiter.ai_reservations \
+        "CREATE TRIGGER linger BEFORE UPDATE ON ai_limiter.ai_reservations \
          FOR EACH ROW EXECUTE FUNCTION public.linger()",
     );
     bait(client);
@@ -40,6 +53,8 @@ fn make_rounds_endless(client: &mut Client) {
              AND wait_event = 'PgSleep'",
         ) == "1"
     });
+    // That one goes on; the next will not.
+    client.run(&function(""));
 }
 
 #[test]
@@ -114,7 +129,7 @@ fn a_database_can_be_dropped_copied_and_renamed_while_it_is_served() {
 fn dropping_a_database_waits_for_a_duty_under_way_and_no_longer() {
     let cluster = server_with_worker(&["app"]);
     let mut app = cluster.database("app").connect();
-    make_rounds_endless(&mut app);
+    make_a_round_linger(&mut app);
     drop(app);
     let mut admin = cluster.connect();
     // Twice as long as DROP DATABASE would wait for those who are connected.
@@ -132,7 +147,7 @@ fn dropping_a_database_waits_for_a_duty_under_way_and_no_longer() {
 fn a_forced_drop_ends_a_duty_under_way() {
     let cluster = server_with_worker(&["app"]);
     let mut app = cluster.database("app").connect();
-    make_rounds_endless(&mut app);
+    make_a_round_linger(&mut app);
     drop(app);
     let mut admin = cluster.connect();
     let pid = processes(&mut admin, "worker")[0];
@@ -173,12 +188,7 @@ fn an_extension_that_is_dropped_beneath_a_duty_is_no_error() {
     for _ in 0..5 {
         app.run("BEGIN");
         app.run("DROP EXTENSION ai_limiter");
-        wait_until("a duty waits", || {
-            other.value(
-                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ai_limiter worker' \
-                AND wait_event_type = 'Lock'",
-            ) == "1"
-        });
+        wait_for_a_waiting_worker(&mut other);
         app.run("COMMIT");
         app.run("CREATE EXTENSION ai_limiter");
     }
@@ -214,10 +224,9 @@ fn launcher_and_worker_that_are_terminated_come_back() {
             now.len() == 1 && now != launcher
         });
     }
-    make_rounds_endless(&mut app);
+    make_a_round_linger(&mut app);
     let worker = processes(&mut app, "worker");
     app.run(&format!("SELECT pg_terminate_backend({})", worker[0]));
-    app.run("DROP TRIGGER linger ON ai_limiter.ai_reservations");
     wait_until("the worker comes back", || app.value(OPEN) == "0");
 }
 
@@ -225,7 +234,7 @@ fn launcher_and_worker_that_are_terminated_come_back() {
 fn a_launcher_that_comes_back_leaves_the_round_under_way_alone() {
     let cluster = server_with_worker(&["app"]);
     let mut app = cluster.database("app").connect();
-    make_rounds_endless(&mut app);
+    make_a_round_linger(&mut app);
     let (launcher, worker) = (processes(&mut app, "launcher"), processes(&mut app, "worker"));
     app.run(&format!("SELECT pg_terminate_backend({})", launcher[0]));
     wait_until("another launcher", || {
@@ -235,8 +244,6 @@ fn a_launcher_that_comes_back_leaves_the_round_under_way_alone() {
     sleep(Duration::from_millis(2500));
     assert_eq!(processes(&mut app, "worker"), worker, "one round at a time");
     app.run(&format!("SELECT pg_terminate_backend({})", worker[0]));
-    // The trigger is gone when its transaction is.
-    app.run("DROP TRIGGER linger ON ai_limiter.ai_reservations");
     wait_until("the new launcher starts a round", || app.value(OPEN) == "0");
 }
 
@@ -248,10 +255,11 @@ fn a_worker_that_is_killed_restarts_the_server_and_comes_back() {
         "CREATE FUNCTION public.once() RETURNS trigger LANGUAGE plpgsql AS \
         $$ BEGIN PERFORM pg_sleep(600); RETURN new; END $$",
     );
-    make_rounds_endless(&mut app);
+    make_a_round_linger(&mut app);
     let worker = processes(&mut app, "worker")[0];
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL)
         .unwrap();
+    wait_until("the server goes down", || app.rows("SELECT 1").is_err());
     let mut app = None;
     wait_until("the server is back", || {
         let tried = cluster.database("app").config("postgres").connect(postgres::NoTls);
@@ -259,7 +267,6 @@ fn a_worker_that_is_killed_restarts_the_server_and_comes_back() {
         app.is_some()
     });
     let mut app = app.unwrap();
-    app.run("DROP TRIGGER linger ON ai_limiter.ai_reservations");
     wait_until("the worker comes by", || app.value(OPEN) == "0");
 }
 
@@ -276,7 +283,7 @@ fn assert_stops_fast(cluster: &Cluster) {
 #[test]
 fn a_fast_shutdown_ends_a_long_statement() {
     let cluster = server_with_worker(&["app"]);
-    make_rounds_endless(&mut cluster.database("app").connect());
+    make_a_round_linger(&mut cluster.database("app").connect());
     assert_stops_fast(&cluster);
 }
 
@@ -284,15 +291,9 @@ fn a_fast_shutdown_ends_a_long_statement() {
 fn a_fast_shutdown_ends_a_wait_for_a_lock() {
     let cluster = server_with_worker(&["app"]);
     let mut app = cluster.database("app").connect();
-    bait(&mut app);
-    // Prepared, so that the shutdown itself does not release it.
+    wait_for_rounds(&mut app, 1);
     app.run("BEGIN; LOCK TABLE ai_limiter.ai_reservations IN ACCESS EXCLUSIVE MODE");
-    wait_until("the worker waits", || {
-        app.value(
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ai_limiter worker' \
-            AND wait_event_type = 'Lock'",
-        ) == "1"
-    });
+    wait_for_a_waiting_worker(&mut cluster.connect());
     assert_stops_fast(&cluster);
 }
 
