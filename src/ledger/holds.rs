@@ -155,11 +155,14 @@ pub fn due(spi: &Spi, now: Timestamp, most: i64) -> Result<Vec<Uuid>> {
     spi.read(SQL, &[now.into(), Arg::Int(Some(most))], |row| required(row.uuid(1), "id"))
 }
 
-/// Marks those of these holds that are still open and due, and gives them. Call [`lock()`] first.
+/// Marks those of these holds that are still open and due, and gives them. Call [`lock()`] first. A row
+/// that somebody has locked by a statement of their own is left for the next time.
 pub fn expire(spi: &Spi, ids: &[Uuid], now: Timestamp) -> Result<Vec<Hold>> {
     const SQL: &str = concat!(
         "UPDATE ai_limiter.ai_reservations SET state = 'expired' \
-            WHERE id = $1 AND state = 'open' AND expires_at <= $2 RETURNING ",
+            WHERE id IN (SELECT id FROM ai_limiter.ai_reservations \
+                WHERE id = $1 AND state = 'open' AND expires_at <= $2 FOR UPDATE SKIP LOCKED) \
+            RETURNING ",
         hold_columns!()
     );
     let expire = |id: &Uuid| writing(|| spi.write(SQL, &[(*id).into(), now.into()], hold));
