@@ -6,11 +6,14 @@
 
 use super::expiry;
 use crate::counters::memory::{self, transaction};
-use crate::ledger::{denials, holds, idempotency, partitions};
+use crate::counters::tally;
+use crate::ledger::{config, denials, holds, idempotency, partitions, retention};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
-use crate::settings::RESERVATION_RETENTION;
-use ai_limiter_domain::{Timestamp, error::Result};
+use crate::pg::spi::Snapshot;
+use crate::settings::{RESERVATION_RETENTION, RETENTION};
+use ai_limiter_domain::window::Unit;
+use ai_limiter_domain::{Period, Timestamp, error::Result};
 
 /// Rows that one call deletes: some ten milliseconds.
 const BATCH: usize = 1_000;
@@ -58,6 +61,20 @@ pub fn merge_denials(now: Timestamp) -> Result<Rest> {
 pub fn make_partitions(now: Timestamp) -> Result<Rest> {
     partitions::keep_ahead(now)?;
     Ok(Rest::Done)
+}
+
+/// Drops a month of the ledger that is older than `ai_limiter.retention` and that no limit needs: the
+/// windows of its rules, and those of a calendar month, which a rule may get at any time.
+pub fn drop_partitions(now: Timestamp) -> Result<Rest> {
+    let retention = i64::from(RETENTION.get());
+    if retention == 0 {
+        return Ok(Rest::Done);
+    }
+    let limits = as_owner(|spi| config::limits(spi, &Snapshot::latest()))?;
+    let periods = limits.iter().map(|limit| limit.period).filter(|p| *p != Period::Total);
+    let needed = periods.chain([Period::Calendar(Unit::Month)]).map(|p| tally::earliest(p, now));
+    let before = needed.chain([Timestamp(now.0 - retention * 1_000_000)]).min().unwrap_or(now);
+    Ok(if retention::drop_month(before)? { Rest::More } else { Rest::Done })
 }
 
 /// All that can be done in the caller's transaction; the counters in shared memory are loaded anew when

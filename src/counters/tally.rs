@@ -161,7 +161,7 @@ fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied> {
 }
 
 /// A bound before which no row can be in the rule's window, in whatever zone.
-fn earliest(period: Period, now: Timestamp) -> Timestamp {
+pub fn earliest(period: Period, now: Timestamp) -> Timestamp {
     let days = match period {
         Period::Total => return Timestamp(i64::MIN / 2),
         Period::Rolling(interval) => return interval.earliest(now),

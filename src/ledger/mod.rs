@@ -10,4 +10,5 @@ pub mod holds;
 pub mod id;
 pub mod idempotency;
 pub mod partitions;
+pub mod retention;
 pub mod usage;

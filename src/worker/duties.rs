@@ -18,10 +18,11 @@ pub struct Duty {
 const EACH_ROUND: i64 = 0;
 const HOUR: i64 = 60 * MINUTE;
 
-pub const DUTIES: [Duty; 5] = [
+pub const DUTIES: [Duty; 6] = [
     Duty { name: "make partitions", period: HOUR, run: housekeeping::make_partitions },
     Duty { name: "expire holds", period: EACH_ROUND, run: housekeeping::expire_holds },
     Duty { name: "forget old holds", period: MINUTE, run: housekeeping::forget_holds },
     Duty { name: "forget idempotency keys", period: MINUTE, run: housekeeping::forget_keys },
+    Duty { name: "drop old partitions", period: HOUR, run: housekeeping::drop_partitions },
     Duty { name: "merge denials", period: MINUTE, run: housekeeping::merge_denials },
 ];

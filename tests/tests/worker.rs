@@ -2,7 +2,9 @@
 
 mod workers;
 
+use ai_limiter_tests::Cluster;
 use ai_limiter_tests::calls::{Session, assert_sound, reserve, wait_until};
+use postgres::Client;
 use workers::{server_with_worker, stat, wait_for_rounds};
 
 const APP: &[&str] = &["app"];
@@ -13,7 +15,7 @@ fn a_hold_is_marked_expired_without_anybody_calling() {
     let mut client = cluster.database("app").connect();
     let short = reserve(&mut client, "cost_usd => 0.1, ttl => '100 milliseconds'").id().to_owned();
     let long = reserve(&mut client, "cost_usd => 0.1, ttl => '1 hour'").id().to_owned();
-    let state = |client: &mut postgres::Client, id: &str| {
+    let state = |client: &mut Client, id: &str| {
         client.value(&format!("SELECT state FROM ai_limiter.ai_reservations WHERE id = '{id}'"))
     };
     wait_until("the hold is marked", || state(&mut client, &short) == "expired");
@@ -90,6 +92,118 @@ fn partitions_are_made_ahead_where_the_ledger_is_in_use() {
     cluster.start_again();
     let mut client = cluster.database("app").connect();
     wait_until("the months ahead are there", || client.value(months) == "4");
+}
+
+/// A ledger with a charge in each of the last twelve months, and only rules of a day.
+fn year_of_ledger(client: &mut Client) {
+    client.run("UPDATE ai_limiter.ai_limits SET enabled = false WHERE id < 0");
+    client.run(
+        "SELECT ai_limiter.record_ai_usage(cost_usd => 1, \
+            created_at => date_trunc('month', now()) - make_interval(months => n) + interval '1 day') \
+         FROM generate_series(1, 12) n",
+    );
+}
+
+/// Which months of the past the ledger has, as numbers of months ago.
+const PAST: &str = "SELECT coalesce(string_agg(ago::text, ' ' ORDER BY ago), '') \
+    FROM (SELECT (12 * date_part('year', a) + date_part('month', a))::int AS ago \
+        FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid, \
+            age(date_trunc('month', now() AT TIME ZONE 'UTC'), \
+                to_date(right(relname, 7), 'YYYY_MM')) a \
+        WHERE inhparent = 'ai_limiter.ai_usage'::regclass) m WHERE ago > 0";
+
+fn set_retention(client: &mut Client, days: i32) {
+    client.run(&format!("ALTER DATABASE app SET ai_limiter.retention = '{days}d'"));
+}
+
+/// Has every duty done at once.
+fn restart(cluster: &Cluster) -> Client {
+    cluster.stop();
+    cluster.start_again();
+    let mut client = cluster.database("app").connect();
+    wait_for_rounds(&mut client, 1);
+    client
+}
+
+#[test]
+fn months_of_the_ledger_go_after_their_retention_and_not_by_default() {
+    let cluster = server_with_worker(APP);
+    year_of_ledger(&mut cluster.database("app").connect());
+    let mut client = restart(&cluster);
+    assert_eq!(client.value(PAST), "1 2 3 4 5 6 7 8 9 10 11 12");
+    // Months that ended more than 200 days ago.
+    set_retention(&mut client, 200);
+    let mut client = restart(&cluster);
+    let expected = client.value(
+        "SELECT string_agg(n::text, ' ' ORDER BY n) FROM generate_series(1, 12) n \
+         WHERE date_trunc('month', now()) - make_interval(months => n - 1) > now() - interval '200 days'",
+    );
+    assert!(expected.ends_with('6') || expected.ends_with('7'), "{expected}");
+    assert_eq!(client.value(PAST), expected);
+    assert_eq!(stat(&mut client, "last_error"), "");
+    assert_sound(&mut client);
+}
+
+#[test]
+fn no_month_goes_that_a_limit_can_still_count() {
+    let cluster = server_with_worker(APP);
+    let mut client = cluster.database("app").connect();
+    year_of_ledger(&mut client);
+    client.run(
+        "INSERT INTO ai_limiter.ai_limits (name, metric, rolling, amount) \
+         VALUES ('half a year', 'cost_usd', '180 days', 1000)",
+    );
+    let used = "SELECT used FROM ai_limiter.verify_ai_counters() WHERE limit_name = 'half a year'";
+    let before = client.value(used);
+    set_retention(&mut client, 1);
+    let mut client = restart(&cluster);
+    assert_eq!(client.value(used), before);
+    let past = client.value(PAST);
+    assert!(past.ends_with('6') || past.ends_with('7'), "{past}");
+    // Without it, a month is kept for the limits of a month that anybody may add.
+    client.run("DELETE FROM ai_limiter.ai_limits WHERE name = 'half a year'");
+    let mut client = restart(&cluster);
+    let past = client.value(PAST);
+    assert!(past == "1" || past == "1 2", "{past}");
+}
+
+#[test]
+fn the_ledger_is_kept_whole_while_a_limit_counts_all_of_it() {
+    let cluster = server_with_worker(APP);
+    let mut client = cluster.database("app").connect();
+    year_of_ledger(&mut client);
+    client.run(
+        "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
+         VALUES ('lifetime', 'cost_usd', 'total', 12.5)",
+    );
+    set_retention(&mut client, 40);
+    let mut client = restart(&cluster);
+    let told = "could not drop old partitions: limit \"lifetime\" counts the whole ledger";
+    wait_until("it is told", || stat(&mut client, "last_error") == told);
+    assert_eq!(client.value(PAST), "1 2 3 4 5 6 7 8 9 10 11 12");
+    assert!(reserve(&mut client, "cost_usd => 0.5").allowed);
+    assert!(!reserve(&mut client, "cost_usd => 0.5").allowed);
+}
+
+#[test]
+fn a_drop_that_somebody_is_in_the_way_of_gives_way_at_once() {
+    let cluster = server_with_worker(APP);
+    let mut client = cluster.database("app").connect();
+    year_of_ledger(&mut client);
+    set_retention(&mut client, 40);
+    // Prepared, and so in the way from the first round after the start.
+    client.run("BEGIN; LOCK TABLE ai_limiter.ai_usage IN ACCESS SHARE MODE");
+    client.run("PREPARE TRANSACTION 'in the way'");
+    let mut client = restart(&cluster);
+    let told = "could not drop old partitions: canceling statement due to lock timeout";
+    wait_until("it is told", || stat(&mut client, "last_error") == told);
+    client.run("SET lock_timeout = '500ms'");
+    assert_eq!(client.value("SELECT count(*) FROM ai_limiter.ai_usage"), "12");
+    assert!(reserve(&mut client, "cost_usd => 0.5").allowed);
+    client.run("ROLLBACK PREPARED 'in the way'");
+    let mut client = restart(&cluster);
+    let past = client.value(PAST);
+    assert!(past == "1" || past == "1 2", "{past}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub fn preloaded(databases: &str) -> ai_limiter_tests::Builder {
     Cluster::builder()
         .setting("shared_preload_libraries", "ai_limiter")
         .setting("ai_limiter.databases", databases)
+        .setting("max_prepared_transactions", "2")
         .setting("fsync", "off")
 }
 
