@@ -74,3 +74,12 @@ RETURNS TABLE (worker_state text, worker_pid integer, worker_rounds bigint, work
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'ai_worker_stat_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_worker_stat() IS
     'Private: what the view ai_limiter_stat shows of the worker.';
+
+CREATE FUNCTION ai_limiter.ai_counter_stat()
+RETURNS TABLE (checks bigint, admitted bigint, denied_limit_exceeded bigint, denied_model_not_allowed bigint,
+    denied_feature_not_allowed bigint, denied_unpriced_model bigint, denied_suspended bigint,
+    denied_degraded bigint, loads bigint, evictions bigint, entries bigint, lock_waits bigint,
+    table_path_calls bigint, bulk_episodes bigint)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'ai_counter_stat_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_counter_stat() IS
+    'Private: what the view ai_limiter_stat shows of the counters.';

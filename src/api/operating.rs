@@ -10,15 +10,10 @@ use crate::ledger::{config, partitions};
 use crate::pg::clock;
 use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
-use crate::pg::process;
 use crate::pg::row::Rows;
 use crate::pg::uuid::to_pg;
-use crate::settings;
-use crate::worker::state;
-use ai_limiter_domain::Timestamp;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::{Error, error::Result, model_name};
-use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
 #[pg_extern(sql = false)]
@@ -103,37 +98,6 @@ fn ensure_ai_partitions() -> Answered<i32> {
     answered(|| {
         servers_only("make partitions")?;
         partitions::ensure_ahead(clock::now())
-    })
-}
-
-/// What `ai_limiter_stat` shows of the worker of this database.
-#[pg_extern(sql = false)]
-fn ai_worker_stat() -> Answered<Rows> {
-    answered(|| {
-        let database = process::database_name();
-        let entry = state::of(&database);
-        let worker_state = match entry {
-            _ if !state::exists() => "not preloaded",
-            _ if process::is_standby() => "standby",
-            _ if !settings::databases().contains(&database) => "not named",
-            _ if !state::has_launcher() => "no launcher",
-            Some(entry) if entry.pid != 0 => "working",
-            _ => "waiting",
-        };
-        let at = |instant: i64| timestamptz((instant != 0).then_some(Timestamp(instant)));
-        let lag = entry
-            .filter(|e| e.finished_at != 0)
-            .map(|e| Interval::from_micros(clock::now().0 - e.finished_at));
-        Ok(Rows(vec![columns![
-            worker_state,
-            entry.map(|e| e.pid).filter(|&pid| pid != 0),
-            entry.map(|e| e.rounds),
-            entry.and_then(|e| at(e.started_at)),
-            entry.and_then(|e| at(e.finished_at)),
-            lag,
-            entry.filter(|e| e.error_at != 0).map(|e| e.error.get()),
-            entry.and_then(|e| at(e.error_at)),
-        ]]))
     })
 }
 
