@@ -270,6 +270,47 @@ fn a_worker_that_is_killed_restarts_the_server_and_comes_back() {
     wait_until("the worker comes by", || app.value(OPEN) == "0");
 }
 
+#[test]
+fn a_dump_restores_into_a_database_that_is_served() {
+    let cluster = server_with_worker(&["app"]);
+    let mut app = cluster.database("app").connect();
+    app.run(
+        "SELECT ai_limiter.record_ai_usage(cost_usd => 0.01, \
+         created_at => now() - make_interval(days => 30 * n)) FROM generate_series(0, 3) n",
+    );
+    reserve(&mut app, "cost_usd => 0.01, ttl => '1 hour'");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), cluster.run_ok("pg_dump", &["app"])).unwrap();
+    let sums = "SELECT (SELECT sum(cost_usd) FROM ai_limiter.ai_usage) + \
+        (SELECT sum(cost_usd) FROM ai_limiter.ai_reservations)";
+    let before = app.value(sums);
+    drop(app);
+    for _ in 0..3 {
+        let mut admin = cluster.connect();
+        admin.run("DROP DATABASE app WITH (FORCE)");
+        admin.run("CREATE DATABASE app");
+        // Slowly, so that rounds come between its statements.
+        let restore =
+            format!("sed 's/^CREATE TABLE/SELECT pg_sleep(0.4);\\n&/' {}", file.path().display());
+        let psql = format!(
+            "{restore} | {} -X -q -o /dev/null -v ON_ERROR_STOP=1 -h 127.0.0.1 -p {} -U postgres app 2>&1",
+            cluster.bin("psql").display(),
+            cluster.port()
+        );
+        let output = std::process::Command::new("bash")
+            .args(["-o", "pipefail", "-c", &psql])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let mut app = cluster.database("app").connect();
+        assert_eq!(app.value(sums), before);
+        bait(&mut app);
+        let expired = "SELECT count(*) FROM ai_limiter.ai_reservations WHERE state = 'expired'";
+        wait_until("the worker comes by", || app.value(expired) == "1");
+        assert_eq!(stat(&mut app, "last_error"), "");
+    }
+}
+
 /// A fast shutdown with a duty under way.
 #[track_caller]
 fn assert_stops_fast(cluster: &Cluster) {
