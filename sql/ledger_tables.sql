@@ -51,7 +51,7 @@ COMMENT ON COLUMN ai_limiter.ai_reservations.requests IS 'How many requests the 
 COMMENT ON COLUMN ai_limiter.ai_reservations.input_tokens IS 'Held input tokens; null when the call did not say.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.output_tokens IS 'Held output tokens; null when the call did not say.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.cost_usd IS 'Held cost in US dollars; null when the model has no price.';
-COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by refresh_ai_counters()) or released.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by the worker or refresh_ai_counters()) or released.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.created_at IS 'When it was made; the charge belongs to the windows of this instant.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.expires_at IS 'From here on it no longer counts, settled or not.';
 

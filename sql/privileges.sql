@@ -83,6 +83,8 @@ BEGIN
     END IF;
     GRANT USAGE ON SCHEMA ai_limiter TO pg_monitor;
     EXECUTE pg_catalog.format('GRANT SELECT ON %s TO pg_monitor', reading);
-    GRANT EXECUTE ON FUNCTION ai_limiter.ai_counters TO pg_monitor;
+    GRANT SELECT ON ai_limiter.ai_limiter_stat TO pg_monitor;
+    GRANT EXECUTE ON FUNCTION ai_limiter.ai_counters, ai_limiter.ai_counter_stat,
+        ai_limiter.ai_worker_stat TO pg_monitor;
 END
 $$;

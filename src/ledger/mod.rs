@@ -10,6 +10,7 @@ pub mod holds;
 pub mod id;
 pub mod idempotency;
 pub mod partitions;
+pub mod retention;
 pub mod rollup;
 pub mod totals;
 pub mod usage;

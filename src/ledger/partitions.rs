@@ -53,6 +53,23 @@ pub fn ensure_ahead(now: Timestamp) -> Result<i32> {
     make_missing(month_of(now)?, AHEAD)
 }
 
+/// Makes what is missing of this month and the following ones, unless somebody is making them, and
+/// only where the ledger is in use: between CREATE EXTENSION and a dump's own CREATE TABLEs nothing
+/// may be made, and a restore writes rows only after them.
+pub fn keep_ahead(now: Timestamp) -> Result<()> {
+    if is_in_use()? && lock::try_acquire(&makers()) {
+        make_missing(month_of(now)?, AHEAD)?;
+    }
+    Ok(())
+}
+
+fn is_in_use() -> Result<bool> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM ai_limiter.ai_reservations) \
+        OR EXISTS (SELECT FROM ai_limiter.ai_usage)";
+    let answers = as_owner(|spi| spi.read(SQL, &[], |row| Ok(row.boolean(1))))?;
+    Ok(answers.into_iter().flatten().any(|used| used))
+}
+
 fn makers() -> Key {
     Key::new(Class::Partitions, "ai_usage")
 }

@@ -56,6 +56,10 @@ impl From<Timestamp> for Arg {
 }
 
 impl Arg {
+    pub fn count(value: usize) -> Self {
+        Arg::Int(i64::try_from(value).ok())
+    }
+
     fn type_oid(&self) -> pg_sys::Oid {
         match self {
             Arg::Uuid(_) => pg_sys::UUIDOID,
