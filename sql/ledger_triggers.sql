@@ -23,8 +23,6 @@ COMMENT ON FUNCTION ai_limiter.ai_reservations_write() IS
 CREATE TRIGGER ai_reservations_write BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ai_limiter.ai_reservations
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_reservations_write();
 
--- Also where a replica applies what its source has written.
-ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_count;
 ALTER TABLE ai_limiter.ai_reservations ENABLE ALWAYS TRIGGER ai_reservations_write;
 
 CREATE FUNCTION ai_limiter.append_only() RETURNS trigger
@@ -39,9 +37,9 @@ COMMENT ON FUNCTION ai_limiter.append_only() IS 'Private: refuses to change what
 -- Row triggers are cloned to partitions; the one on TRUNCATE is not, so each partition gets its own.
 CREATE TRIGGER ai_usage_append_only BEFORE UPDATE OR DELETE ON ai_limiter.ai_usage
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.append_only();
--- Also where rows are applied by logical replication: the rollup must hear of every one.
+-- Also where rows are applied by logical replication: counters and rollup must hear of every one.
+ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_count;
 ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_insert;
-ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_inserted;
 ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_append_only;
 CREATE TRIGGER ai_usage_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_usage
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();

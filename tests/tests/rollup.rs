@@ -315,7 +315,7 @@ fn rows_that_pass_ordinary_triggers_by_are_not_missed() {
         run(&mut client, &format!("ALTER TABLE {partition} ENABLE TRIGGER {triggers}"));
         assert_equal(&mut client, "triggers on");
         assert_eq!(in_use(&mut client), 0, "triggers that were off tell nothing");
-        for name in ["ai_usage_insert", "ai_usage_inserted", "ai_usage_append_only"] {
+        for name in ["ai_usage_insert", "ai_usage_count", "ai_usage_append_only"] {
             run(&mut client, &format!("ALTER TABLE {partition} ENABLE ALWAYS TRIGGER {name}"));
         }
         advance(&mut client);

@@ -50,7 +50,7 @@ pub fn choose(spi: &Spi, wanted: &BTreeMap<Grain, Timestamp>) -> Result<()> {
                 '^FOR VALUES FROM [(]''([^'']+)''[)] TO [(]''([^'']+)''[)]$') AS bounds) b \
         WHERE i.inhparent = 'ai_limiter.ai_usage'::regclass AND c.relkind = 'r' \
             AND b.bounds IS NOT NULL AND (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid \
-                AND t.tgenabled = 'A' AND t.tgname IN ('ai_usage_insert', 'ai_usage_inserted', \
+                AND t.tgenabled = 'A' AND t.tgname IN ('ai_usage_insert', 'ai_usage_count', \
                     'ai_usage_append_only')) = 3"
     );
     let let_go = format!(
