@@ -30,6 +30,7 @@ pub enum Class {
     Expiry = 0xA107,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     class: Class,
     hash: u64,
