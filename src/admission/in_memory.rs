@@ -288,17 +288,27 @@ fn ask<'a>(
     };
     let limits = rules.set.limits();
     let run_label = resolved.run_limit.as_ref().map(|l| memory::rule_label(shared, &l.name));
-    let governing = governing
-        .into_iter()
-        .map(|index| (&limits[index], rules.labels[index]))
-        .chain(resolved.run_limit.as_ref().zip(run_label));
+    let governing =
+        governing.into_iter().map(|index| (&limits[index], rules.labels[index], false)).chain(
+            resolved
+                .run_limit
+                .iter()
+                .zip(run_label)
+                .map(|(l, r)| (l, r, resolved.is_new_run_limit)),
+        );
     let mut by_tables = Vec::new();
     let mut has_waited = false;
-    for (limit, label) in governing {
+    for (limit, label, is_new) in governing {
         let counter = || Counter::of(limit, limits, d, &resolved.account, at);
         let window = kept_window(limit, at, zone(limit, &resolved.account));
         let key = Key::new(shared, installation, (limit, label), d, window);
+        // What a run did before it had a cap, this transaction's part too, was told to no counter: who
+        // gives it one sums, and keeps the counter to itself until others see the cap.
+        if is_new && admits && reading.is_some() && !transaction::is_locked(key.hash) {
+            transaction::keep_locked(installation, key.hash);
+        }
         let of_tables = if matches!(limit.period, Period::Rolling(_))
+            || is_new
             || transaction::is_locked(key.hash)
         {
             true

@@ -9,5 +9,6 @@ pub mod denials;
 pub mod holds;
 pub mod id;
 pub mod idempotency;
+pub mod own;
 pub mod partitions;
 pub mod usage;

@@ -65,7 +65,8 @@ fn with_the_library_preloaded_no_login_can_bring_a_setting_along() {
     let database = cluster.fresh_database();
     for setting in ["ai_limiter.mode=off", "ai_limiter.claim_setters=mallory"] {
         let mut config = database.config("mallory");
-        let refused = config.options(&format!("-c {setting}")).connect(NoTls).map(drop).unwrap_err();
+        let refused =
+            config.options(&format!("-c {setting}")).connect(NoTls).map(drop).unwrap_err();
         assert_eq!(sqlstate(&refused), "42501", "{setting}");
     }
     let mut mallory = database.connect_as("mallory");

@@ -171,3 +171,66 @@ fn a_load_leaves_out_what_its_own_transaction_has_written() {
         assert_sound(&mut other);
     }
 }
+
+fn run_cents(session: &mut impl Session) -> String {
+    session.value(
+        "SELECT coalesce(sum((used + held) * 100), -1)::int FROM ai_limiter.verify_ai_counters() \
+         WHERE limit_name = 'run_limit'",
+    )
+}
+
+#[test]
+fn a_run_that_gets_a_cap_late_has_spent_what_it_did_before() {
+    const CAPPED: &str = "run_id => 'r', run_limit_usd => 0.5, cost_usd => ";
+    let first_caps = [
+        // Denied, rolled back, or taken out by hand: each leaves the run without a cap.
+        "SELECT ai_limiter.reserve_ai_usage(run_id => 'r', run_limit_usd => 0.1, cost_usd => 0.2)",
+        "BEGIN; SELECT ai_limiter.reserve_ai_usage(run_id => 'r', run_limit_usd => 0.1, \
+            cost_usd => 0); ROLLBACK",
+        "BEGIN; SAVEPOINT a; SELECT ai_limiter.reserve_ai_usage(run_id => 'r', \
+            run_limit_usd => 0.1, cost_usd => 0); ROLLBACK TO a; COMMIT",
+        "SELECT ai_limiter.check_ai_limit(run_id => 'r', cost_usd => 0.1)",
+        "SELECT ai_limiter.reserve_ai_usage(run_id => 'r', run_limit_usd => 0.1, cost_usd => 0); \
+            SELECT ai_limiter.reserve_ai_usage(run_id => 'r', cost_usd => 0); \
+            DELETE FROM ai_limiter.ai_run_limits",
+    ];
+    for first_cap in first_caps {
+        let database = database();
+        let (mut client, mut other) = (database.connect(), database.connect());
+        client.run(first_cap);
+        assert!(reserve(&mut client, "run_id => 'r', cost_usd => 0.3").allowed);
+        client.run("INSERT INTO ai_limiter.ai_usage (run_id, cost_usd) VALUES ('r', 0.1)");
+        assert!(!reserve(&mut other, &format!("{CAPPED} 0.11")).allowed, "{first_cap}");
+        assert!(reserve(&mut other, &format!("{CAPPED} 0.1")).allowed, "{first_cap}");
+        assert!(!reserve(&mut client, "run_id => 'r', cost_usd => 0.01").allowed, "{first_cap}");
+        assert_eq!(run_cents(&mut client), "50", "{first_cap}");
+        assert_sound(&mut client);
+    }
+}
+
+#[test]
+fn a_run_whose_cap_is_written_by_hand_counts_what_was_open() {
+    let database = database();
+    let (mut open, mut admin) = (database.connect(), database.connect());
+    open.run("BEGIN");
+    assert!(reserve(&mut open, "run_id => 'r', cost_usd => 0.3").allowed);
+    let cap = "INSERT INTO ai_limiter.ai_run_limits (tenant_id, run_id, amount_usd) \
+        VALUES ('00000000-0000-0000-0000-000000000000', 'r', 0.5)";
+    let writing = thread::spawn(move || {
+        admin.run(cap);
+        admin
+    });
+    thread::sleep(std::time::Duration::from_millis(200));
+    assert!(!writing.is_finished(), "it waits for the open call");
+    open.run("COMMIT");
+    let mut admin = writing.join().unwrap();
+    assert!(!reserve(&mut open, "run_id => 'r', cost_usd => 0.21").allowed);
+    assert!(reserve(&mut open, "run_id => 'r', cost_usd => 0.2").allowed);
+    assert_eq!(run_cents(&mut admin), "50");
+    // Another amount is at once another amount.
+    admin.run("UPDATE ai_limiter.ai_run_limits SET amount_usd = 0.6");
+    assert!(reserve(&mut open, "run_id => 'r', cost_usd => 0.1").allowed);
+    assert!(!reserve(&mut open, "run_id => 'r', cost_usd => 0.01").allowed);
+    assert_eq!(run_cents(&mut admin), "60");
+    assert_sound(&mut admin);
+}
