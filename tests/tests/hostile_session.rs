@@ -91,10 +91,10 @@ fn no_session_can_change_a_setting() {
     for name in names.lines() {
         let value = ask(&mut mallory, &format!("SHOW {name}"));
         let context = format!("SELECT context FROM pg_settings WHERE name = '{name}'");
-        // What is fixed when the server starts is nobody's to change, and Postgres says so first.
-        let code = match ask(&mut mallory, &context).as_str() {
-            "postmaster" => "55P02",
-            _ => "42501",
+        // What is fixed when the server starts is nobody's to change, and Postgres may say that first.
+        let codes = match ask(&mut mallory, &context).as_str() {
+            "postmaster" => &["55P02", "42501"][..],
+            _ => &["42501"],
         };
         for sql in [
             format!("SET {name} = '{value}'"),
@@ -102,7 +102,8 @@ fn no_session_can_change_a_setting() {
             format!("SELECT set_config('{name}', '{value}', true)"),
             format!("ALTER ROLE mallory SET {name} = '{value}'"),
         ] {
-            assert_eq!(outcome(&mut mallory, &sql), code, "{sql}");
+            let outcome = outcome(&mut mallory, &sql);
+            assert!(codes.contains(&outcome.as_str()), "{sql}: {outcome}");
         }
     }
     let misspelt = mallory.batch_execute("SET ai_limiter.mod = 'off'").unwrap_err();
