@@ -7,10 +7,14 @@ TABLE_PATH_TESTS = agreement concurrency concurrent_limits direct_writes houseke
 	regress rollback rule_edits rule_reach
 # For demo: a CSV file of model calls to replay.
 TRACE ?=
+# For bench: the rows to measure, as within,reserve; all without it.
+ROWS ?=
+# For bench: further arguments, as --quick.
+ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo psql test test-all lint clean-server
+.PHONY: help demo psql test test-all bench lint clean-server
 
 help:
 	@echo 'make demo [TRACE=file.csv]  see what the extension does, on a throwaway server'
@@ -18,6 +22,7 @@ help:
 	@echo 'make clean-server           stop that server and remove its data'
 	@echo 'make test                   all tests; make test PG=15|16|17|18 picks the Postgres'
 	@echo 'make test-all               all tests on each Postgres'
+	@echo 'make bench [ROWS=a,b]       what it costs, beside what it is compared with'
 	@echo 'make lint                   format, clippy, docs, dependencies, and the SQL'
 	@echo
 	@echo 'Each installs what it needs and says so. Postgres itself goes to target/.'
@@ -34,7 +39,8 @@ clean-server:
 test:
 	scripts/install-tools.sh
 	scripts/build.sh $(PG)
-	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_domain -p ai_limiter_tests
+	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_domain -p ai_limiter_model \
+		-p ai_limiter_tests -p ai_limiter_bench
 	AI_LIMITER_TEST_TABLE_PATH=1 scripts/with-postgres.sh $(PG) cargo test --no-fail-fast \
 		-p ai_limiter_tests $(TABLE_PATH_TESTS:%=--test %)
 
@@ -43,6 +49,9 @@ test-all:
 	$(MAKE) test PG=16
 	$(MAKE) test PG=17
 	$(MAKE) test PG=18
+
+bench:
+	@scripts/bench.sh $(PG) $(if $(ROWS),--rows $(ROWS)) $(ARGS)
 
 lint:
 	scripts/install-tools.sh lint

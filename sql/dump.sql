@@ -13,3 +13,4 @@ SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_config_changes', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_reservations', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_idempotency', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_denials', '');
+SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_usage_totals', '');

@@ -51,7 +51,7 @@ COMMENT ON COLUMN ai_limiter.ai_reservations.requests IS 'How many requests the 
 COMMENT ON COLUMN ai_limiter.ai_reservations.input_tokens IS 'Held input tokens; null when the call did not say.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.output_tokens IS 'Held output tokens; null when the call did not say.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.cost_usd IS 'Held cost in US dollars; null when the model has no price.';
-COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by refresh_ai_counters()) or released.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by the worker or refresh_ai_counters()) or released.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.created_at IS 'When it was made; the charge belongs to the windows of this instant.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.expires_at IS 'From here on it no longer counts, settled or not.';
 
@@ -78,7 +78,7 @@ CREATE TABLE ai_limiter.ai_usage (
         CHECK (estimated_cost_usd >= 0 AND estimated_cost_usd <> 'NaN'),
     price_source text NOT NULL DEFAULT 'caller',
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    recorded_at timestamptz NOT NULL
 ) PARTITION BY RANGE (created_at);
 COMMENT ON TABLE ai_limiter.ai_usage IS
     'The ledger: append-only, partitioned by month on created_at. A row that an app inserts itself is counted like any other.';
@@ -100,7 +100,7 @@ COMMENT ON COLUMN ai_limiter.ai_usage.cost_usd IS 'What it cost, in US dollars; 
 COMMENT ON COLUMN ai_limiter.ai_usage.estimated_cost_usd IS 'What had been held for it, in US dollars; null without a hold or a price.';
 COMMENT ON COLUMN ai_limiter.ai_usage.price_source IS 'Where cost_usd came from: caller, ai_prices, or estimate when nothing better was known.';
 COMMENT ON COLUMN ai_limiter.ai_usage.created_at IS 'When the call was made; decides the windows that it counts in. Never in the future.';
-COMMENT ON COLUMN ai_limiter.ai_usage.recorded_at IS 'When it was booked; get_ai_cost(as_of) looks at this.';
+COMMENT ON COLUMN ai_limiter.ai_usage.recorded_at IS 'When it was booked; get_ai_cost(as_of) looks at this. Filled in where it is left null, after the transaction has its id: the rollup builds on that order.';
 
 CREATE TABLE ai_limiter.ai_idempotency (
     tenant_id uuid NOT NULL,

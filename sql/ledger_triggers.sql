@@ -4,14 +4,14 @@
 CREATE FUNCTION ai_limiter.ai_usage_insert() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ai_usage_insert_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_usage_insert() IS
-    'Private: completes and checks a ledger row: tier, canonical model, attributes, nothing in the future.';
+    'Private: completes and checks a ledger row: tier, canonical model, attributes, recorded_at, nothing in the future.';
 CREATE TRIGGER ai_usage_insert BEFORE INSERT ON ai_limiter.ai_usage
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_usage_insert();
 
 CREATE FUNCTION ai_limiter.ai_usage_count() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ai_usage_count_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_usage_count() IS
-    'Private: tells the counters in shared memory of a row of the ledger, whoever inserts it.';
+    'Private: tells the counters in shared memory of a row of the ledger, whoever inserts it, and adds one whose given recorded_at lies before the watermark to the rollup.';
 -- AFTER: a BEFORE trigger also runs for a row that ON CONFLICT DO NOTHING leaves out.
 CREATE TRIGGER ai_usage_count AFTER INSERT ON ai_limiter.ai_usage
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_usage_count();
@@ -39,6 +39,10 @@ COMMENT ON FUNCTION ai_limiter.append_only() IS 'Private: refuses to change what
 -- Row triggers are cloned to partitions; the one on TRUNCATE is not, so each partition gets its own.
 CREATE TRIGGER ai_usage_append_only BEFORE UPDATE OR DELETE ON ai_limiter.ai_usage
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.append_only();
+-- Also where rows are applied by logical replication: the rollup must hear of every one.
+ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_insert;
+ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_inserted;
+ALTER TABLE ai_limiter.ai_usage ENABLE ALWAYS TRIGGER ai_usage_append_only;
 CREATE TRIGGER ai_usage_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_usage
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.append_only();
 CREATE TRIGGER ai_config_changes_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ai_limiter.ai_config_changes

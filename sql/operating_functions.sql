@@ -52,7 +52,13 @@ CREATE FUNCTION ai_limiter.refresh_ai_counters()
 RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'refresh_ai_counters_wrapper';
 COMMENT ON FUNCTION ai_limiter.refresh_ai_counters() IS
-    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, and merges ai_denials by the minute. Run it now and then, for instance every minute.';
+    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, merges ai_denials by the minute, and brings the rollup of the ledger forward. The worker does that by itself; where there is none, run it now and then, for instance every minute.';
+
+CREATE FUNCTION ai_limiter.advance_ai_rollup(reset boolean DEFAULT false)
+RETURNS boolean
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'advance_ai_rollup_wrapper';
+COMMENT ON FUNCTION ai_limiter.advance_ai_rollup(boolean) IS
+    'Private: one round of the rollup, bounded in its work; true when there is more to do at once. With reset everything is summed anew.';
 
 CREATE FUNCTION ai_limiter.ensure_ai_partitions()
 RETURNS integer
@@ -67,3 +73,19 @@ RETURNS TABLE (limit_name text, limit_id bigint, subject text, tenant_id uuid, u
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'ai_counters_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_counters() IS
     'Every counter that is not empty and that the caller may see; the view ai_limit_status shows it.';
+
+CREATE FUNCTION ai_limiter.ai_worker_stat()
+RETURNS TABLE (worker_state text, worker_pid integer, worker_rounds bigint, worker_started_at timestamptz,
+    worker_finished_at timestamptz, worker_lag interval, last_error text, last_error_at timestamptz)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'ai_worker_stat_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_worker_stat() IS
+    'Private: what the view ai_limiter_stat shows of the worker.';
+
+CREATE FUNCTION ai_limiter.ai_counter_stat()
+RETURNS TABLE (checks bigint, admitted bigint, denied_limit_exceeded bigint, denied_model_not_allowed bigint,
+    denied_feature_not_allowed bigint, denied_unpriced_model bigint, denied_suspended bigint,
+    denied_degraded bigint, loads bigint, evictions bigint, entries bigint, lock_waits bigint,
+    table_path_calls bigint, bulk_episodes bigint)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'ai_counter_stat_wrapper';
+COMMENT ON FUNCTION ai_limiter.ai_counter_stat() IS
+    'Private: what the view ai_limiter_stat shows of the counters.';

@@ -45,7 +45,8 @@ DECLARE
         'get_ai_cost, estimate_ai_cost, ai_counters, canonical_model_name, ai_window';
     acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
         'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
-        'verify_ai_counters, refresh_ai_counters, ensure_ai_partitions, checked_limit, '
+        'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '
+        'checked_limit, '
         'overlapping_price, require_tier';
     reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
         'ai_limiter.ai_limits, ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts, '
@@ -72,7 +73,8 @@ BEGIN
             pg_catalog.replace(asking || ', ' || acting, ', ', ', ai_limiter.'));
         EXECUTE pg_catalog.format('GRANT SELECT ON %s TO service_role', reading);
         GRANT SELECT ON ai_limiter.ai_prices, ai_limiter.ai_suspensions, ai_limiter.ai_run_limits,
-            ai_limiter.ai_config_changes, ai_limiter.ai_idempotency TO service_role;
+            ai_limiter.ai_config_changes, ai_limiter.ai_idempotency, ai_limiter.ai_rollup_state,
+            ai_limiter.ai_rollup_slices, ai_limiter.ai_usage_rollup, ai_limiter.ai_usage_totals TO service_role;
         GRANT INSERT, UPDATE, DELETE ON ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts,
             ai_limiter.ai_limits, ai_limiter.ai_prices, ai_limiter.ai_suspensions TO service_role;
         GRANT USAGE ON SEQUENCE ai_limiter.ai_limits_id_seq, ai_limiter.ai_prices_id_seq TO service_role;
@@ -81,6 +83,8 @@ BEGIN
     END IF;
     GRANT USAGE ON SCHEMA ai_limiter TO pg_monitor;
     EXECUTE pg_catalog.format('GRANT SELECT ON %s TO pg_monitor', reading);
-    GRANT EXECUTE ON FUNCTION ai_limiter.ai_counters TO pg_monitor;
+    GRANT SELECT ON ai_limiter.ai_limiter_stat TO pg_monitor;
+    GRANT EXECUTE ON FUNCTION ai_limiter.ai_counters, ai_limiter.ai_counter_stat,
+        ai_limiter.ai_worker_stat TO pg_monitor;
 END
 $$;

@@ -49,3 +49,36 @@ SELECT c.limit_name, c.limit_id, c.subject, c.tenant_id, c.user_id, c.metric, c.
 FROM ai_limiter.ai_counters() c;
 COMMENT ON VIEW ai_limiter.ai_limit_status IS
     'Every counter that is not empty and that the caller may see: settled, held, allowed, left, and when it resets.';
+
+CREATE VIEW ai_limiter.ai_limiter_stat WITH (security_invoker = true) AS
+SELECT c.checks, c.admitted, c.denied_limit_exceeded, c.denied_model_not_allowed,
+    c.denied_feature_not_allowed, c.denied_unpriced_model, c.denied_suspended, c.denied_degraded,
+    c.loads, c.evictions, c.entries, c.lock_waits, c.table_path_calls, c.bulk_episodes,
+    w.worker_state, w.worker_pid, w.worker_rounds, w.worker_started_at, w.worker_finished_at,
+    w.worker_lag, w.last_error, w.last_error_at
+FROM ai_limiter.ai_counter_stat() c, ai_limiter.ai_worker_stat() w;
+COMMENT ON VIEW ai_limiter.ai_limiter_stat IS
+    'How the limiter itself is doing, in one row: what the whole server has counted since it started, and the worker in this database. What needs shared memory is null where the library is not preloaded.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.checks IS 'Verdicts of functions that only ask.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.admitted IS 'Calls that were admitted.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.denied_limit_exceeded IS 'Calls that were denied by a limit.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.denied_model_not_allowed IS 'Calls that were denied by the models of a tier.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.denied_feature_not_allowed IS 'Calls that were denied by the features of a tier.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.denied_unpriced_model IS 'Calls that were denied for want of a price.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.denied_suspended IS 'Calls that were denied by a suspension.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.denied_degraded IS 'Calls that were denied because counters could not be read.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.loads IS 'Counters that were summed from the tables into shared memory.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.evictions IS 'Counters that made room for others.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.entries IS 'Counters that are in shared memory now.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.lock_waits IS 'Loads that waited for another session to load the same counter.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.table_path_calls IS 'Calls that summed their counters from the tables.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.bulk_episodes IS 'Transactions that wrote too much to tell counters one by one.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_state IS
+    'working, waiting for its next round, or why there is no worker: not preloaded, standby, not named, no launcher.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_pid IS 'The process of the round that is under way; null between rounds.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_rounds IS 'How many rounds the worker has finished.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_started_at IS 'When its last round began.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_finished_at IS 'When it last finished a round.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_lag IS 'How long ago that is: about a second at most while all is well.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.last_error IS 'What the worker could not do last; it tries again.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.last_error_at IS 'When that was last.';

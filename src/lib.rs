@@ -2,6 +2,7 @@
 //!
 //! Imports go one way: `api` (SQL functions) → `admission` (resolve the rules, decide) →
 //! `counters` (what a counter says) | `ledger` (the tables) → `ai_limiter_domain` (pure Rust).
+//! `worker` keeps house in a process of its own, beside `api`.
 //! `pg` is the boundary to Postgres that all but the domain use; `settings` and `error` are read
 //! everywhere. The schema is hand-written in `sql/` and put together here, in order.
 
@@ -12,6 +13,7 @@ mod error;
 mod ledger;
 mod pg;
 mod settings;
+mod worker;
 
 use pgrx::prelude::*;
 
@@ -25,9 +27,14 @@ extension_sql_file!(
     requires = ["config_tables"]
 );
 extension_sql_file!(
+    "../sql/rollup_tables.sql",
+    name = "rollup_tables",
+    requires = ["ledger_tables"]
+);
+extension_sql_file!(
     "../sql/identity_functions.sql",
     name = "identity_functions",
-    requires = ["ledger_tables"]
+    requires = ["rollup_tables"]
 );
 extension_sql_file!(
     "../sql/admission_functions.sql",
@@ -62,10 +69,16 @@ extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 /// What is asked for in shared memory when the library is preloaded.
-static SEGMENTS: [&dyn pg::shmem::Segment; 1] = [counters::memory::SEGMENT];
+static SEGMENTS: [&dyn pg::shmem::Segment; 4] = [
+    counters::memory::SEGMENT,
+    ledger::denials::waiting::SEGMENT,
+    pg::stamp::SEGMENT,
+    &worker::state::WORKERS,
+];
 
 #[pg_guard]
 extern "C-unwind" fn _PG_init() {
     settings::define();
     pg::shmem::request(&SEGMENTS);
+    worker::register();
 }

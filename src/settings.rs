@@ -78,6 +78,22 @@ pub static HOLD_DURABILITY: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static COUNTER_SOURCE: GucSetting<Source> = GucSetting::<Source>::new(Source::Memory);
 /// A hundred thousand counters are 10 MB; a busy day of ten thousand users needs some fifty thousand.
 pub static MAX_COUNTERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+/// How long the ledger is kept; 0 is for ever, since nobody wants to lose a bill by default.
+pub static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Where the worker keeps house: the one database that every server has.
+pub static DATABASES: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"postgres"));
+
+/// The names in [`DATABASES`], each once.
+pub fn databases() -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in text(&DATABASES).split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
 
 pub fn text(setting: &GucSetting<Option<CString>>) -> String {
     setting.get().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
@@ -204,6 +220,24 @@ pub fn define() {
             GucFlags::default(),
         );
     }
+    GucRegistry::define_int_guc(
+        c"ai_limiter.retention",
+        c"How long the ledger is kept; 0 keeps it for ever.",
+        c"The worker drops partitions that are older as a whole and that no limit's window reaches.",
+        &RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        seconds,
+    );
+    GucRegistry::define_string_guc(
+        c"ai_limiter.databases",
+        c"The databases in which the worker keeps house, separated by commas.",
+        c"Takes effect with a reload; needs the library in shared_preload_libraries.",
+        &DATABASES,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     // SAFETY: called once from _PG_init with a NUL-terminated literal.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"ai_limiter".as_ptr()) };
 }

@@ -7,6 +7,8 @@
 use crate::error::{Error, Result};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::{RoundingStrategy, ToPrimitive};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// Decimals that are kept: the scale of `numeric(20,12)`.
@@ -107,6 +109,20 @@ impl Amount {
     /// `self ÷ other` for ordering and display only, never for money; `None` when `other` is zero.
     pub fn ratio(self, other: Self) -> Option<f64> {
         (other.0 != 0).then(|| self.0 as f64 / other.0 as f64)
+    }
+}
+
+/// As text: JSON readers turn numbers into floats, and money is decimal.
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text, "amount").map_err(|error| D::Error::custom(error.message))
     }
 }
 

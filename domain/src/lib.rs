@@ -11,6 +11,7 @@ pub mod claims;
 pub mod counters;
 pub mod error;
 pub mod filter;
+pub mod grain;
 pub mod limit;
 pub mod limit_document;
 pub mod model_name;

@@ -5,7 +5,7 @@ use crate::call::Dimensions;
 use crate::error::{Error, Result};
 use crate::filter::{Column, Condition, Filter};
 use crate::rolling::Interval;
-use crate::window::Unit;
+use crate::window::{DAY, Timestamp, Unit};
 use std::fmt;
 use uuid::Uuid;
 
@@ -119,6 +119,20 @@ pub enum Period {
     Rolling(Interval),
     /// All time.
     Total,
+}
+
+impl Period {
+    /// A bound before which no row can be in the window at `now`, in whatever zone.
+    pub fn earliest(self, now: Timestamp) -> Timestamp {
+        let days = match self {
+            Period::Total => return Timestamp(i64::MIN / 2),
+            Period::Rolling(interval) => return interval.earliest(now),
+            Period::Calendar(Unit::Month) => 33,
+            Period::Calendar(Unit::Week) => 9,
+            Period::Calendar(_) => 3,
+        };
+        Timestamp(now.0 - days * DAY)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

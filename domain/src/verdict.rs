@@ -6,6 +6,7 @@ use crate::limit::{Action, Limit};
 use crate::window::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use uuid::Uuid;
 
 /// `ai_limiter.mode`.
@@ -148,22 +149,21 @@ impl Verdict {
     }
 }
 
-/// A verdict flat, as SQL shows it and as an idempotency key remembers it: amounts as text, times in
-/// microseconds.
+/// A verdict flat, as SQL shows it and as an idempotency key remembers it: times in microseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     pub allowed: bool,
-    pub reason: String,
+    pub reason: Cow<'static, str>,
     pub limit_name: Option<String>,
-    pub metric: Option<String>,
+    pub metric: Option<Cow<'static, str>>,
     pub period: Option<String>,
-    pub used: Option<String>,
-    pub held: Option<String>,
-    pub amount: Option<String>,
-    pub remaining: Option<String>,
+    pub used: Option<Amount>,
+    pub held: Option<Amount>,
+    pub amount: Option<Amount>,
+    pub remaining: Option<Amount>,
     pub resets_at: Option<i64>,
     pub retry_after_microseconds: Option<i64>,
-    pub estimated_cost_usd: Option<String>,
+    pub estimated_cost_usd: Option<Amount>,
     pub violations: Value,
     pub details: Value,
     pub reservation_id: Option<Uuid>,
@@ -172,22 +172,23 @@ pub struct Answer {
 impl Verdict {
     pub fn answer(self, now: Timestamp, reservation_id: Option<Uuid>) -> Answer {
         let binding = self.binding;
-        let number = |i: usize| {
-            binding.as_ref().and_then(|b| b.numbers).map(|numbers| numbers[i].to_string())
-        };
+        let numbers = binding.as_ref().and_then(|b| b.numbers);
+        let resets_at = binding.as_ref().and_then(|b| b.resets_at);
+        let metric = binding.as_ref().map(|b| Cow::Borrowed(b.metric));
+        let (limit_name, period) = binding.map(|b| (b.limit_name, b.period)).unzip();
         Answer {
             allowed: self.allowed,
-            reason: self.reason.code().to_owned(),
-            limit_name: binding.as_ref().map(|b| b.limit_name.clone()),
-            metric: binding.as_ref().map(|b| b.metric.to_owned()),
-            period: binding.as_ref().map(|b| b.period.clone()),
-            used: number(0),
-            held: number(1),
-            amount: number(2),
-            remaining: number(3),
-            resets_at: binding.as_ref().and_then(|b| b.resets_at).map(|t| t.0),
+            reason: Cow::Borrowed(self.reason.code()),
+            limit_name,
+            metric,
+            period,
+            used: numbers.map(|n| n[0]),
+            held: numbers.map(|n| n[1]),
+            amount: numbers.map(|n| n[2]),
+            remaining: numbers.map(|n| n[3]),
+            resets_at: resets_at.map(|t| t.0),
             retry_after_microseconds: self.retry_at.map(|t| t.0.saturating_sub(now.0).max(0)),
-            estimated_cost_usd: self.estimated_cost_usd.map(|a| a.to_string()),
+            estimated_cost_usd: self.estimated_cost_usd,
             violations: Value::Array(self.violations),
             details: Value::Object(self.details),
             reservation_id,

@@ -89,6 +89,8 @@ pub const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 /// A day of 24 hours, in microseconds.
 pub const DAY: i64 = 24 * HOUR;
+/// What every zone's offset, and so every edge of a day, is a multiple of.
+pub const QUARTER: i64 = 15 * MINUTE;
 /// 2000-01-01 is Postgres's day zero.
 const EPOCH: Date = Date::constant(2000, 1, 1);
 

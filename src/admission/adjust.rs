@@ -8,8 +8,8 @@ use crate::counters::memory::load::{Loaded, load};
 use crate::counters::memory::transaction::{self, Change};
 use crate::counters::memory::{self, Installation, Key, shared_memory};
 use crate::counters::{Counter, kept_window, zone};
+use crate::pg::barrier;
 use crate::pg::owner::as_owner;
-use crate::pg::{barrier, clock};
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Dimensions, Limit, Metric, Period, Timestamp, error::Result};
@@ -105,9 +105,7 @@ fn try_adjust(
     for (key, sums, limit) in changes {
         if !memory::is_present(installation, &key) {
             let counter = Counter::of(limit, limits, call, &account, at);
-            let now = clock::now();
-            let loaded =
-                as_owner(|spi| load(spi, installation, epoch, (&key, &counter), now, true))?;
+            let loaded = as_owner(|spi| load(spi, installation, epoch, (&key, &counter), true))?;
             match loaded {
                 Loaded::Present(_) => {}
                 Loaded::NoRoom => continue,

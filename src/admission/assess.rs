@@ -119,6 +119,7 @@ pub fn judge_by_tables(
     }
     // Everything that decides is read now: an amount or a suspension that was written while this
     // waited for the locks counts. Which rules govern cannot have changed meanwhile.
+    lock::keep_months();
     let snapshot = Snapshot::latest();
     let now = clock::now();
     let tables = Tables { spi, snapshot: &snapshot };

@@ -11,10 +11,11 @@
 //!
 //! [`counters::memory::transaction`]: crate::counters::memory::transaction
 
-use super::configuration::{Configuration, Decided, Undecided};
+use super::configuration::{Configuration, Decided, Tables, Undecided};
 use crate::counters::memory::transaction::{Change, has_changed};
 use crate::counters::memory::{
-    Config, GENERATIONS, Installation, Label, Shared, account_label, rule_label, shared_memory,
+    self, Config, GENERATIONS, Installation, Label, Shared, account_label, rule_label,
+    shared_memory,
 };
 use crate::ledger::config::{self, Account, Suspension, Suspensions};
 use crate::pg::clock;
@@ -158,6 +159,15 @@ impl Cache {
         let [account, of_tenant, of_default] = slots.map(|slot| self.slot(slot));
         let tiers = self.installation.generation(Config::Tiers);
         Some(([account, of_tenant, of_default, tiers], settings::DEFAULT_TIER.get()))
+    }
+}
+
+/// Reads the configuration as it is now: from what is kept, where that can be told to stand, else from
+/// the tables.
+pub fn current<T>(spi: &Spi, read: impl FnOnce(&dyn Configuration) -> Decided<T>) -> Result<T> {
+    match memory::current()?.and_then(|installation| Cache::new(installation, true)) {
+        Some(cache) => Ok(read(&cache)?),
+        None => Ok(read(&Tables { spi, snapshot: &Snapshot::latest() })?),
     }
 }
 

@@ -5,17 +5,18 @@
 //! anything. The row of the ledger is told to the counters by its own trigger, like everybody's.
 
 use super::adjust;
+use super::cache;
 use super::caller::{Caller, not_permitted};
-use super::configuration::Tables;
 use super::estimate::estimate;
 use crate::ledger::holds::{self, Hold};
 use crate::ledger::usage::{self, Charge, PriceSource};
-use crate::ledger::{config, id, idempotency, partitions};
+use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
-use crate::pg::spi::{Snapshot, Spi};
+use crate::pg::spi::Spi;
 use ai_limiter_domain::usage::TokenUsage;
 use ai_limiter_domain::{Amount, Call, Error, Timestamp, error::Result};
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -36,7 +37,13 @@ pub struct Settlement {
 
 pub fn settle(caller: &Caller, id: Uuid, actual: Actual) -> Result<Settlement> {
     holds::lock(id);
-    let hold = as_owner(|spi| holds::find(spi, id))?;
+    // At once rather than found first: an error puts it back.
+    // SAFETY: reads a flag.
+    let may_write = !unsafe { pg_sys::XactReadOnly };
+    let hold = as_owner(|spi| match may_write {
+        true => holds::take(spi, id),
+        false => holds::find(spi, id),
+    })?;
     let Some(hold) = hold else { return settled_before(caller, id) };
     if !caller.may_act_for(hold.dimensions.tenant_id, hold.dimensions.user_id) {
         return Err(holds::no_such_reservation(id));
@@ -48,7 +55,6 @@ pub fn settle(caller: &Caller, id: Uuid, actual: Actual) -> Result<Settlement> {
         if hold.state == "open" {
             adjust::hold_ends(&hold.dimensions, hold.created_at, &hold.size)?;
         }
-        holds::delete(spi, id)?;
         usage::insert(spi, &charge)?;
         Ok(Settlement {
             id,
@@ -87,7 +93,7 @@ fn charge_of(spi: &Spi, hold: &Hold, actual: Actual) -> Result<Charge> {
         actual.provider.clone().or_else(|| hold.dimensions.provider.clone()),
     )?;
     let price = match said && actual.cost_usd.is_none() && answered.requested_model.is_some() {
-        true => config::price(spi, &Snapshot::latest(), &answered, hold.created_at)?,
+        true => cache::current(spi, |config| config.price(&answered, hold.created_at))?,
         false => None,
     };
     let (cost_usd, price_source) = match (actual.cost_usd, price) {
@@ -108,7 +114,6 @@ fn charge_of(spi: &Spi, hold: &Hold, actual: Actual) -> Result<Charge> {
         estimated_cost_usd: hold.size.cost_usd,
         price_source,
         created_at: hold.created_at,
-        recorded_at: clock::now(),
     })
 }
 
@@ -168,17 +173,16 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
 }
 
 fn recorded(spi: &Spi, call: &mut Call, created_at: Timestamp) -> Result<Charge> {
-    let snapshot = Snapshot::latest();
-    let account =
-        config::account(spi, &snapshot, call.dimensions.tenant_id, call.dimensions.user_id)?;
-    call.dimensions.tier = account.tier;
+    let (tenant, user) = (call.dimensions.tenant_id, call.dimensions.user_id);
+    call.dimensions.tier =
+        cache::current(spi, |config| Ok(config.account(tenant, user)?.tier.clone()))?;
     if call.cost_usd.is_none() && call.input_tokens.is_none() && call.output_tokens.is_none() {
         return Err(Error::invalid("usage must say its tokens or its cost")
             .hint("Set usage, input_tokens and output_tokens, or cost_usd."));
     }
     // Nothing is estimated here: tokens that were not told were not used.
     call.output_tokens = call.output_tokens.or(Some(0));
-    let estimate = estimate(&Tables { spi, snapshot: &snapshot }, call, created_at)?;
+    let estimate = cache::current(spi, |config| estimate(config, call, created_at))?;
     let Some((cost_usd, price_source)) = estimate.size.cost_usd.zip(estimate.source) else {
         return Err(match &call.requested_model {
             Some(_) => Error::invalid("model has no price")
@@ -199,7 +203,6 @@ fn recorded(spi: &Spi, call: &mut Call, created_at: Timestamp) -> Result<Charge>
         estimated_cost_usd: None,
         price_source,
         created_at,
-        recorded_at: clock::now(),
     })
 }
 

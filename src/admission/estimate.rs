@@ -24,7 +24,11 @@ impl Estimate {
 
 /// A given cost is the estimate, whatever the model. Output tokens that a call to a model does not
 /// bound are `ai_limiter.default_output_tokens` for each request; input tokens that it does not name cost nothing yet.
-pub fn estimate(config: &impl Configuration, call: &Call, at: Timestamp) -> Decided<Estimate> {
+pub fn estimate(
+    config: &(impl Configuration + ?Sized),
+    call: &Call,
+    at: Timestamp,
+) -> Decided<Estimate> {
     let mut size = Size {
         requests: call.requests,
         input_tokens: call.input_tokens,

@@ -10,6 +10,7 @@ use crate::ledger::holds;
 use crate::pg::clock;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::owner::as_owner;
+use crate::pg::spi::Snapshot;
 use ai_limiter_domain::{Timestamp, error::Result};
 
 /// At most so many in one transaction: each takes a lock.
@@ -46,8 +47,26 @@ pub fn expire_due(installation: &'static Installation) -> Result<()> {
     installation.begin_looking();
     let now = clock::now();
     expire(now)?;
-    transaction::found_next_expiry(as_owner(holds::next_expiry)?);
+    transaction::found_next_expiry(as_owner(|spi| holds::next_expiry(spi, &Snapshot::latest()))?);
     Ok(())
+}
+
+/// Whether a hold is open whose time is over; where none is, finds out when the next one expires, for
+/// all who only ask.
+pub fn is_due(installation: &'static Installation, now: Timestamp) -> Result<bool> {
+    let key = Key::new(Class::Expiry, "holds");
+    if !lock::try_acquire(&key) {
+        return Ok(true);
+    }
+    installation.begin_looking();
+    // Without what this transaction has marked itself: that may be undone.
+    let next = as_owner(|spi| holds::next_expiry(spi, &Snapshot::of_others()))?;
+    let is_due = next.is_some_and(|at| at <= now);
+    if !is_due {
+        installation.found(next);
+    }
+    lock::release(&key);
+    Ok(is_due || transaction::may_expire(installation, now))
 }
 
 /// The worker's round: [`expire_due`], and lets callers know that they need not.
@@ -61,6 +80,6 @@ pub fn sweep() -> Result<usize> {
     lock::acquire(&Key::new(Class::Expiry, "holds"));
     installation.begin_looking();
     let count = expire(now)?;
-    transaction::found_next_expiry(as_owner(holds::next_expiry)?);
+    transaction::found_next_expiry(as_owner(|spi| holds::next_expiry(spi, &Snapshot::latest()))?);
     Ok(count)
 }

@@ -2,9 +2,11 @@
 
 use super::assess::{Assessed, Locking, Question, Replaced, assess};
 use super::caller::Caller;
+use super::denial;
 use crate::counters::memory::transaction;
+use crate::ledger::denials::Denial;
 use crate::ledger::holds::{self, Hold};
-use crate::ledger::{config, denials, id, idempotency, partitions};
+use crate::ledger::{config, id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use crate::settings;
@@ -57,7 +59,7 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
     if !verdict.allowed {
         // Unreadable tables are why a degraded verdict was given: they are not written either.
         if verdict.reason != Reason::Degraded {
-            as_owner(|spi| denials::insert(spi, &call.dimensions, &verdict, now))?;
+            denial::remember(&Denial::of(&call.dimensions, &verdict, now))?;
         }
         return Ok(verdict.answer(now, None));
     }

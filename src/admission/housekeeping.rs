@@ -1,19 +1,109 @@
-//! What has to be done now and then and nobody waits for: expired holds, old keys, merged denials.
+//! Keeping house: what the worker does by itself and `refresh_ai_counters()` when it is called.
+//!
+//! One function a duty. Each does a part that is short enough for one transaction, as the owner of the
+//! tables, and says whether there is more; none waits for a row that somebody holds. Nothing here has
+//! to run for an answer to be right: it makes tables small and what happened visible.
 
-use super::expiry;
+use super::{denial, expiry};
 use crate::counters::memory::{self, transaction};
-use crate::ledger::{denials, holds, idempotency};
-use crate::pg::clock;
+use crate::ledger::{config, denials, holds, idempotency, partitions, retention, rollup, totals};
 use crate::pg::owner::as_owner;
-use crate::settings::RESERVATION_RETENTION;
-use ai_limiter_domain::error::Result;
+use crate::pg::spi::Snapshot;
+use crate::pg::{barrier, clock};
+use crate::settings::{RESERVATION_RETENTION, RETENTION};
+use ai_limiter_domain::window::Unit;
+use ai_limiter_domain::{Period, Timestamp, error::Result};
 
+/// Rows that one call deletes: some ten milliseconds.
+const BATCH: usize = 1_000;
 /// Batches of holds that one transaction expires: each hold takes a lock, of which a server has some
 /// thousands.
 const MOST_BATCHES: usize = 8;
 
-/// All of it at once; the counters in shared memory are loaded anew when this commits.
+/// What is left of a duty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    Done,
+    More,
+}
+
+impl Rest {
+    /// A batch that was full may not have been all.
+    fn after(written: usize) -> Self {
+        if written < BATCH { Rest::Done } else { Rest::More }
+    }
+}
+
+/// Marks holds whose time is over; they stop counting when this commits.
+pub fn expire_holds(_now: Timestamp) -> Result<Rest> {
+    Ok(if expiry::sweep()? == 0 { Rest::Done } else { Rest::More })
+}
+
+/// Forgets expired and released holds after `ai_limiter.reservation_retention`.
+pub fn forget_holds(now: Timestamp) -> Result<Rest> {
+    let before = now.0 - i64::from(RESERVATION_RETENTION.get()) * 1_000_000;
+    as_owner(|spi| holds::forget(spi, Timestamp(before), BATCH).map(Rest::after))
+}
+
+/// Forgets idempotency keys after `ai_limiter.idempotency_retention`.
+pub fn forget_keys(now: Timestamp) -> Result<Rest> {
+    as_owner(|spi| idempotency::forget(spi, now, BATCH).map(Rest::after))
+}
+
+/// Merges the denials of past minutes that say the same.
+pub fn merge_denials(now: Timestamp) -> Result<Rest> {
+    as_owner(|spi| denials::merge(spi, now))?;
+    Ok(Rest::Done)
+}
+
+/// Makes the ledger's next partitions, unless somebody is making them.
+pub fn make_partitions(now: Timestamp) -> Result<Rest> {
+    partitions::keep_ahead(now)?;
+    Ok(Rest::Done)
+}
+
+/// Drops a month of the ledger that is older than `ai_limiter.retention` and that no limit needs: the
+/// windows of its rules, and those of a calendar month, which a rule may get at any time.
+pub fn drop_partitions(now: Timestamp) -> Result<Rest> {
+    let retention = i64::from(RETENTION.get());
+    if retention == 0 {
+        return Ok(Rest::Done);
+    }
+    let limits = as_owner(|spi| config::limits(spi, &Snapshot::latest()))?;
+    let running = Period::Calendar(Unit::Month).earliest(now);
+    let needed = totals::needed_from(&limits, now).min(running);
+    let before = needed.min(Timestamp(now.0 - retention * 1_000_000));
+    if as_owner(|spi| retention::oldest(spi, before))?.is_none() {
+        return Ok(Rest::Done);
+    }
+    // Before any other lock, as writers do; what runs have spent is counted anew afterwards.
+    barrier::exclude_writers("drop a month of the ledger")?;
+    if let Some(installation) = memory::current()? {
+        transaction::begin_bulk(installation);
+    }
+    let Some(month) = as_owner(|spi| retention::oldest(spi, before))? else {
+        return Ok(Rest::Done);
+    };
+    retention::drop_month(&month)?;
+    Ok(Rest::More)
+}
+
+/// Writes the denials that wait in shared memory.
+pub fn write_denials(_now: Timestamp) -> Result<Rest> {
+    denial::write_waiting()?;
+    Ok(Rest::Done)
+}
+
+/// Brings the rollup forward.
+pub fn advance_rollup(_now: Timestamp) -> Result<Rest> {
+    Ok(if rollup::advance()?.more { Rest::More } else { Rest::Done })
+}
+
+/// All that can be done in the caller's transaction; the counters in shared memory are loaded anew when
+/// this commits.
 pub fn refresh() -> Result<()> {
+    // First, while this transaction has written nothing that a seal would wait for.
+    rollup::advance()?;
     if let Some(installation) = memory::current()? {
         transaction::begin_bulk(installation);
     }
@@ -23,9 +113,8 @@ pub fn refresh() -> Result<()> {
             break;
         }
     }
-    as_owner(|spi| {
-        holds::forget(spi, now, i64::from(RESERVATION_RETENTION.get()))?;
-        idempotency::forget(spi, now)?;
-        denials::merge(spi, now)
-    })
+    for duty in [forget_holds, forget_keys, merge_denials] {
+        while duty(now)? == Rest::More {}
+    }
+    Ok(())
 }

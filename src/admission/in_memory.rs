@@ -23,7 +23,7 @@ use crate::counters::{self, Counter, Reading, kept_window, zone};
 use crate::pg::lock::{self, Class};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
-use crate::pg::{barrier, subtransaction};
+use crate::pg::{barrier, stamp, subtransaction};
 use crate::settings;
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::verdict::{Mode, Verdict};
@@ -166,7 +166,7 @@ fn decide(
         }
         let epoch = installation.epoch();
         let rules = cache.rules()?;
-        let now = memory::now();
+        let now = stamp::now();
         let resolved = resolve(&cache, call, question, tier.clone(), now)?;
         if let Some(verdict) = &resolved.verdict
             && (!admits || !verdict.allowed)
@@ -202,10 +202,12 @@ fn decide(
             if !reads {
                 return Err(Undecided::NotKept);
             }
-            if !admits {
+            if !admits && expiry::is_due(installation, now)? {
                 return Ok(as_owner(|spi| judge_by_tables(spi, call, question, false))?);
             }
-            expiry::expire_due(installation)?;
+            if admits {
+                expiry::expire_due(installation)?;
+            }
             has_expired = true;
             continue;
         }
@@ -314,7 +316,7 @@ fn ask<'a>(
             true
         } else if reading.is_some() && !memory::is_present(installation, &key) {
             let loaded =
-                as_owner(|spi| load(spi, installation, epoch, (&key, &counter()), now, admits))?;
+                as_owner(|spi| load(spi, installation, epoch, (&key, &counter()), admits))?;
             has_waited = admits;
             match loaded {
                 Loaded::Present(_) => false,

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod caller;
 pub mod charge;
 pub mod configuration;
+pub mod denial;
 pub mod estimate;
 pub mod expiry;
 pub mod hold;

@@ -10,6 +10,7 @@ use crate::counters::tally::{Tallied, tally};
 use crate::counters::{self, Counter, Reading};
 use crate::ledger::config;
 use crate::pg::clock;
+use crate::pg::lock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
 use ai_limiter_domain::{
@@ -27,6 +28,7 @@ pub struct Standing {
 /// The rules whose counter an account shares whatever it calls next.
 pub fn standings(view: &View, account: &mut Dimensions) -> Result<Vec<Standing>> {
     as_owner(|spi| {
+        lock::keep_months();
         let snapshot = Snapshot::latest();
         let now = clock::now();
         let of = config::account(spi, &snapshot, account.tenant_id, account.user_id)?;
@@ -132,6 +134,7 @@ fn explain_one(limit: &Limit, all: &[Limit], call: &Dimensions) -> Explanation {
 /// Every counter that is not empty and that the caller may see.
 pub fn counters(view: &View) -> Result<Vec<Tallied>> {
     as_owner(|spi| {
+        lock::keep_months();
         let snapshot = Snapshot::latest();
         let limits = config::limits(spi, &snapshot)?;
         let mut tallied = tally(spi, &snapshot, &limits, clock::now(), view.rows())?;
@@ -160,6 +163,7 @@ pub fn verify() -> Result<Vec<Verified>> {
         expiry::expire_due(installation)?;
     }
     as_owner(|spi| {
+        lock::keep_months();
         let snapshot = Snapshot::latest();
         let now = clock::now();
         let limits = config::limits(spi, &snapshot)?;

@@ -43,7 +43,7 @@ fn check(fcinfo: pg_sys::FunctionCallInfo) -> Result<Assessed> {
 fn check_ai_limit(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite> {
     answered(|| {
         let Assessed { verdict, now, .. } = check(fcinfo)?;
-        Composite::verdict(&verdict.answer(now, None), false)
+        Ok(Composite::verdict(&verdict.answer(now, None), false))
     })
 }
 
@@ -69,7 +69,7 @@ fn reserve_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite> {
             idempotency_key: call::text(args.get(CALL + 2), "idempotency_key")?,
             ttl_microseconds: ttl.map(|t| clock::interval_microseconds(&t, "ttl")).transpose()?,
         };
-        Composite::verdict(&hold::reserve(&caller, request)?, true)
+        Ok(Composite::verdict(&hold::reserve(&caller, request)?, true))
     })
 }
 
@@ -85,7 +85,7 @@ fn extend_ai_reservation(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite
             cost_usd: numeric::to_charge(args.get(2), "cost_usd")?,
             ttl_microseconds: ttl.map(|t| clock::interval_microseconds(&t, "ttl")).transpose()?,
         };
-        Composite::verdict(&hold::extend(&Caller::current()?, request)?, true)
+        Ok(Composite::verdict(&hold::extend(&Caller::current()?, request)?, true))
     })
 }
 

@@ -9,6 +9,7 @@ mod arguments;
 mod identity;
 mod operating;
 mod reporting;
+mod statistics;
 mod triggers;
 
 use crate::error::report;

@@ -6,7 +6,7 @@ use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
 use crate::admission::{housekeeping, standing};
 use crate::columns;
-use crate::ledger::{config, partitions};
+use crate::ledger::{config, partitions, rollup};
 use crate::pg::clock;
 use crate::pg::numeric::from_amount;
 use crate::pg::owner::as_owner;
@@ -90,6 +90,17 @@ fn refresh_ai_counters() -> Answered<()> {
     answered(|| {
         servers_only("refresh counters")?;
         housekeeping::refresh()
+    })
+}
+
+#[pg_extern(sql = false)]
+fn advance_ai_rollup(reset: Option<bool>) -> Answered<bool> {
+    answered(|| {
+        servers_only("advance the rollup")?;
+        if reset == Some(true) {
+            rollup::reset()?;
+        }
+        Ok(rollup::advance()?.more)
     })
 }
 

@@ -11,7 +11,7 @@ use crate::columns;
 use crate::ledger::config;
 use crate::ledger::costs::{self, Costs, Grouping, Scope};
 use crate::pg::clock::{self, PgZone};
-use crate::pg::numeric::from_amount;
+use crate::pg::numeric::{Numeric, any, from_amount};
 use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
 use crate::pg::spi::Snapshot;
@@ -30,7 +30,7 @@ pub fn timestamptz(at: Option<Timestamp>) -> Option<TimestampWithTimeZone> {
 }
 
 /// A number that is shown only to who may see it.
-pub fn shown(visible: bool, amount: Amount) -> Option<AnyNumeric> {
+pub fn shown(visible: bool, amount: Amount) -> Option<Numeric> {
     visible.then(|| from_amount(amount))
 }
 
@@ -288,6 +288,6 @@ fn estimate_ai_cost(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Option<AnyNume
             let tables = Tables { spi, snapshot: &Snapshot::latest() };
             Ok(estimate(&tables, &call, clock::now())?)
         })?;
-        Ok(estimate.size.cost_usd.map(from_amount))
+        Ok(estimate.size.cost_usd.map(any))
     })
 }

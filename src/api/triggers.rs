@@ -7,12 +7,11 @@ use crate::admission::rule_change;
 use crate::counters::memory::transaction::{self, Change};
 use crate::counters::memory::{self, Config};
 use crate::error::raise;
-use crate::ledger::{config, own};
-use crate::pg::barrier;
-use crate::pg::clock;
+use crate::ledger::{config, own, rollup};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
 use crate::pg::uuid::from_pg;
+use crate::pg::{barrier, stamp};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result as Checked;
 use ai_limiter_domain::limit::Size;
@@ -188,12 +187,12 @@ fn begin_bulk() -> Checked<()> {
     Ok(())
 }
 
-/// Tells the counters of a row of the ledger.
+/// Tells the rollup and the counters of a row of the ledger.
 #[pg_trigger(sql = false)]
 fn ai_usage_count<'a>(
     trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<Row<'a>>, std::convert::Infallible> {
-    count_usage(trigger).unwrap_or_else(|error| raise(error));
+    add_late(trigger).and_then(|()| count_usage(trigger)).unwrap_or_else(|error| raise(error));
     Ok(None)
 }
 
@@ -226,8 +225,7 @@ fn count_usage(trigger: &pgrx::PgTrigger) -> Checked<()> {
         output_tokens: column(&row, "output_tokens")?,
         cost_usd: cost.map(|c| Amount::parse(c.normalize(), "cost_usd")).transpose()?,
     };
-    let created_at: Option<TimestampWithTimeZone> = column(&row, "created_at")?;
-    let created_at = Timestamp(required(created_at.map(i64::from), "created_at")?);
+    let created_at = required(instant(&row, "created_at")?, "created_at")?;
     adjust::usage(&call, created_at, &size)
 }
 
@@ -240,13 +238,52 @@ fn ai_usage_insert<'a>(
 ) -> Result<Option<Row<'a>>, std::convert::Infallible> {
     let row = trigger.new().map(PgHeapTuple::into_owned);
     check_attributes(trigger).unwrap_or_else(|error| raise(error));
-    let row = row.map(|row| complete(row).unwrap_or_else(|error| raise(error)));
-    Ok(row)
+    let partition = partition(trigger);
+    let complete = |row| {
+        let mut row = complete(row)?;
+        stamp_row(&mut row, partition)?;
+        Ok(row)
+    };
+    Ok(row.map(|row| complete(row).unwrap_or_else(|error: Error| raise(error))))
+}
+
+/// A row that brought a `recorded_at` from before the watermark goes into the rollup too.
+fn add_late(trigger: &pgrx::PgTrigger) -> Checked<()> {
+    let Some(row) = trigger.new().map(PgHeapTuple::into_owned) else { return Ok(()) };
+    let partition = partition(trigger);
+    let recorded_at = required(instant(&row, "recorded_at")?, "recorded_at")?;
+    if rollup::late::is_late(recorded_at, partition) {
+        let id = required(column::<pgrx::Uuid>(&row, "id")?.map(from_pg), "id")?;
+        rollup::late::add(id, recorded_at, partition)?;
+    }
+    Ok(())
+}
+
+/// Says when the row is booked, where it does not say so itself: with an id of the transaction first,
+/// as the rollup's watermark needs it.
+fn stamp_row(row: &mut Row, partition: pg_sys::Oid) -> Checked<()> {
+    crate::pg::transaction::assign_id();
+    if let Some(recorded_at) = instant(row, "recorded_at")? {
+        return rollup::late::announce(recorded_at, partition);
+    }
+    let now = TimestampWithTimeZone::try_from(rollup::stamp()?.0)
+        .map_err(|_| Error::invalid("the clock is out of range"))?;
+    row.set_by_name("recorded_at", Some(now))
+        .map_err(|e| Error::invalid(format!("column recorded_at of ai_usage: {e}")))
+}
+
+/// The partition that the row goes into.
+fn partition(trigger: &pgrx::PgTrigger) -> pg_sys::Oid {
+    // SAFETY: the relation of a trigger that fires.
+    unsafe { (*trigger.trigger_data().tg_relation).rd_id }
+}
+
+fn instant(row: &Row, name: &str) -> Checked<Option<Timestamp>> {
+    Ok(column::<TimestampWithTimeZone>(row, name)?.map(|at| Timestamp(at.into())))
 }
 
 fn complete(mut row: Row<'_>) -> Checked<Row<'_>> {
-    let created_at: Option<TimestampWithTimeZone> = column(&row, "created_at")?;
-    if required(created_at.map(i64::from), "created_at")? > clock::now().0 {
+    if required(instant(&row, "created_at")?, "created_at")? > stamp::now() {
         return Err(Error::invalid("created_at must not be in the future"));
     }
     if let Some(model) = column::<String>(&row, "model")? {

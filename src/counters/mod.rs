@@ -1,10 +1,12 @@
 //! What a counter says: settled and held of a rule's subject in its window.
 //!
 //! This is the seam. [`read`] is the one place that answers "settled + held of this counter", here
-//! always from the tables ([`table`]). A faster store can answer behind the same call; the tables
-//! stay the fallback, and the oracle ([`tally`]) that both are checked against.
+//! always from the tables ([`table`]), and of those from the rollup where it serves ([`rolled`]). A
+//! faster store can answer behind the same call; the tables stay the fallback, and the oracle
+//! ([`tally`]) that both are checked against.
 
 pub mod memory;
+mod rolled;
 pub mod table;
 pub mod tally;
 
@@ -164,6 +166,11 @@ impl<'a> Counter<'a> {
     /// The lock under which this counter is loaded, and summed for admission where it is not in shared memory.
     pub fn own_lock_key(&self) -> Key {
         Self::lock_key(self.limit, &self.call)
+    }
+
+    /// Whether months that were dropped from the ledger count.
+    fn counts_dropped_months(&self) -> bool {
+        self.limit.period == Period::Total && !self.is_concurrent()
     }
 
     /// Whether only holds count.

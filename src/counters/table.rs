@@ -4,19 +4,32 @@
 //! grows with the rows of the window. One statement sums ledger and holds, and all counters of a
 //! call share one snapshot: a settle moves a row from the one to the other, and two snapshots could
 //! miss it in both. The window's days stand in the text of the statement, so that its kept plan
-//! names only the partitions of those days.
+//! names only the partitions of those days. Where the rollup serves, it takes the place of the ledger's
+//! history ([`rolled`](super::rolled)).
 
+use super::rolled::Rollup;
 use super::{Counter, Reading};
-use crate::pg::spi::{Arg, Row, Snapshot, Spi};
+use crate::ledger::rollup::index_scans;
+use crate::pg::spi::{Arg, Snapshot, Spi};
 use ai_limiter_domain::filter::{Condition, Param};
 use ai_limiter_domain::rolling::{self, Bucket, Interval};
 use ai_limiter_domain::window::DAY;
-use ai_limiter_domain::{Amount, Metric, Period, Timestamp, error::Result};
+use ai_limiter_domain::{Amount, Metric, Period, Timestamp, Window, error::Result};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use uuid::Uuid;
 
-/// Reads the counters at `now`, leaving out one hold if asked (the one that is being extended).
+/// Which holds count.
+#[derive(Clone, Copy)]
+enum Holds {
+    /// Those that are open at this instant, but one (the one that is being extended).
+    OpenAt(Timestamp, Option<Uuid>),
+    /// Those that nobody has marked yet, whatever the clock says.
+    Unmarked,
+}
+
+/// Reads the counters at `now`, leaving out one hold if asked (the one that is being extended). Call
+/// [`keep_months`](crate::pg::lock::keep_months) before the snapshot is taken.
 pub fn read(
     spi: &Spi,
     snapshot: &Snapshot,
@@ -24,32 +37,46 @@ pub fn read(
     now: Timestamp,
     without_hold: Option<Uuid>,
 ) -> Result<Vec<Reading>> {
+    let rollup = Rollup::read(spi, snapshot, counters)?;
+    let holds = Holds::OpenAt(now, without_hold);
     counters
         .iter()
         .map(|counter| {
-            let mut args = Vec::new();
-            let open = Open { at: Some(now), without: without_hold };
-            let sql = sum_sql(counter, open, &mut args);
-            let buckets = spi.read_shaped(snapshot, sql, &args, |row| bucket(row, now))?;
+            let buckets = buckets(spi, snapshot, counter, rollup.as_ref(), holds)?;
             reading(counter, buckets, now)
         })
         .collect()
 }
 
-/// Sums a counter for shared memory: every hold that is marked open counts, until it is marked
-/// otherwise. Not for rolling limits.
-pub fn load(spi: &Spi, snapshot: &Snapshot, counter: &Counter, now: Timestamp) -> Result<Reading> {
-    let mut args = Vec::new();
-    let sql = sum_sql(counter, Open { at: None, without: None }, &mut args);
-    let buckets = spi.read_shaped(snapshot, sql, &args, |row| bucket(row, now))?;
-    reading(counter, buckets, now)
+/// What a stored counter begins with: all that is settled, and every hold that nobody has marked
+/// expired, since whoever marks one takes it out of the counter. Under a
+/// [`Snapshot::of_others`] that was taken after [`keep_months`](crate::pg::lock::keep_months). Not for rolling limits.
+pub fn load(spi: &Spi, snapshot: &Snapshot, counter: &Counter) -> Result<Reading> {
+    let rollup = Rollup::read(spi, snapshot, std::slice::from_ref(counter))?;
+    let buckets = buckets(spi, snapshot, counter, rollup.as_ref(), Holds::Unmarked)?;
+    reading(counter, buckets, Timestamp(0))
 }
 
-fn bucket(row: &Row, now: Timestamp) -> Result<Bucket> {
-    Ok(Bucket {
-        newest: row.timestamp(1).unwrap_or(now),
-        used: row.amount(2)?.unwrap_or_default(),
-        held: row.amount(3)?.unwrap_or_default(),
+fn buckets(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    counter: &Counter,
+    rollup: Option<&Rollup>,
+    holds: Holds,
+) -> Result<Vec<Bucket>> {
+    let mut args = Vec::new();
+    let counted = counted_sql(counter, &mut args);
+    let value = metric_sql(counter.limit.metric);
+    let rolled = rollup.and_then(|r| r.ledger_sql(counter, &counted, value, &mut args));
+    let _settings = rolled.is_some().then(index_scans);
+    let ledger = rolled.or_else(|| ledger_sql(counter, &counted, value, &mut args));
+    let sql = sum_sql(counter, &counted, value, &ledger.unwrap_or_default(), holds, &mut args);
+    spi.read_shaped(snapshot, sql, &args, |row| {
+        Ok(Bucket {
+            newest: row.timestamp(1).unwrap_or(Timestamp(0)),
+            used: row.amount(2)?.unwrap_or_default(),
+            held: row.amount(3)?.unwrap_or_default(),
+        })
     })
 }
 
@@ -79,53 +106,85 @@ pub fn metric_sql(metric: Metric) -> &'static str {
     }
 }
 
-/// Which holds count.
-struct Open {
-    /// Those that have not expired at this moment; `None` for all that are marked open.
-    at: Option<Timestamp>,
-    without: Option<Uuid>,
+/// The counter's rows of the ledger, in the form of [`Rollup::ledger_sql`].
+fn ledger_sql(
+    counter: &Counter,
+    counted: &str,
+    value: &str,
+    args: &mut Vec<Arg>,
+) -> Option<String> {
+    if counter.is_concurrent() {
+        return None;
+    }
+    let within = within_sql("created_at", counter.window, Bound::ByDay, args);
+    Some(format!(
+        "SELECT created_at, {value} AS used, NULL::numeric AS held \
+         FROM ai_limiter.ai_usage WHERE {counted}{within} UNION ALL "
+    ))
 }
 
 /// One counter as a SELECT of (newest created_at, used, held), a row a bucket.
-fn sum_sql(counter: &Counter, open: Open, args: &mut Vec<Arg>) -> String {
-    let counted = counted_sql(counter, args);
+fn sum_sql(
+    counter: &Counter,
+    counted: &str,
+    value: &str,
+    ledger: &str,
+    holds: Holds,
+    args: &mut Vec<Arg>,
+) -> String {
+    let within = within_sql("created_at", counter.window, Bound::Exact, args);
     let mut bind = |arg: Arg| {
         args.push(arg);
         format!("${}", args.len())
     };
-    let mut within = String::new();
-    if let Some(start) = counter.window.start {
-        let day = day_sql(start.0.div_euclid(DAY));
-        within += &format!(" AND created_at >= {day} AND created_at >= {}", bind(start.into()));
+    let mut open = "state = 'open'".to_owned();
+    if let Holds::OpenAt(now, without_hold) = holds {
+        open += &format!(" AND expires_at > {}", bind(now.into()));
+        if let Some(id) = without_hold {
+            open += &format!(" AND id <> {}", bind(id.into()));
+        }
     }
-    if let Some(end) = counter.window.end {
-        let day = day_sql(end.0.div_euclid(DAY) + 1);
-        within += &format!(" AND created_at < {day} AND created_at < {}", bind(end.into()));
-    }
-    let mut is_open = "state = 'open'".to_owned();
-    if let Some(at) = open.at {
-        is_open += &format!(" AND expires_at > {}", bind(at.into()));
-    }
-    if let Some(id) = open.without {
-        is_open += &format!(" AND id <> {}", bind(id.into()));
-    }
-    let value = metric_sql(counter.limit.metric);
-    let ledger = match counter.is_concurrent() {
-        true => String::new(),
-        false => format!(
-            "SELECT created_at, {value} AS used, NULL::numeric AS held \
-             FROM ai_limiter.ai_usage WHERE {counted}{within} UNION ALL "
-        ),
-    };
     let group = match counter.limit.period {
         Period::Rolling(interval) => format!(" GROUP BY {}", bucket_sql(interval)),
         _ => String::new(),
     };
+    // Totals know no runs: a rule of single runs finds none there.
+    let dropped = match counter.counts_dropped_months() {
+        true => format!(
+            "SELECT NULL::timestamptz AS created_at, {value} AS used, NULL::numeric AS held \
+             FROM (SELECT *, NULL::text AS run_id FROM ai_limiter.ai_usage_totals) t \
+             WHERE {counted} UNION ALL "
+        ),
+        false => String::new(),
+    };
     format!(
         "SELECT max(created_at), coalesce(sum(used), 0), coalesce(sum(held), 0) \
-         FROM ({ledger}SELECT created_at, NULL::numeric AS used, {value} AS held \
-         FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {is_open}) c{group}"
+         FROM ({ledger}{dropped}SELECT created_at, NULL::numeric AS used, {value} AS held \
+         FROM ai_limiter.ai_reservations WHERE {counted}{within} AND {open}) c{group}"
     )
+}
+
+/// How a bound of time stands in the text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    Exact,
+    /// With its day as a constant beside it, by which partitions are left out of a kept plan.
+    ByDay,
+}
+
+/// Conditions that a column of time lies in the window, each with AND before it.
+pub fn within_sql(column: &str, window: Window, bound: Bound, args: &mut Vec<Arg>) -> String {
+    let mut within = String::new();
+    for (edge, operator, up) in [(window.start, ">=", 0), (window.end, "<", 1)] {
+        let Some(edge) = edge else { continue };
+        if bound == Bound::ByDay {
+            let day = day_sql(edge.0.div_euclid(DAY) + up);
+            within += &format!(" AND {column} {operator} {day}");
+        }
+        args.push(edge.into());
+        within += &format!(" AND {column} {operator} ${}", args.len());
+    }
+    within
 }
 
 /// The beginning of a day, counted from 2000-01-01 UTC, as a constant.

@@ -3,14 +3,14 @@
 //!
 //! Used where all counters are wanted (`ai_limit_status`, alerts), and as the oracle of
 //! `verify_ai_counters()`: it shares no SQL with the table path. Reads every row of the longest
-//! window; nothing is locked.
+//! window; nothing is locked. Never the rollup: what it adds up to is checked here. Totals of dropped
+//! months are rows from before all time, which only windows without a beginning contain.
 
 use super::window;
 use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::rolling::{self, Bucket};
-use ai_limiter_domain::window::{DAY, Unit};
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, error::Result, precedence,
 };
@@ -53,10 +53,15 @@ pub fn tally(
         SELECT tenant_id, user_id, tier, provider, model, feature, api_key_id, run_id, \
             attributes, requests, input_tokens, output_tokens, cost_usd, created_at, true \
         FROM ai_limiter.ai_reservations WHERE state = 'open' AND expires_at > $2 \
-            AND ($3 IS NULL OR tenant_id = $3 OR user_id = $4)";
+            AND ($3 IS NULL OR tenant_id = $3 OR user_id = $4) \
+        UNION ALL \
+        SELECT tenant_id, user_id, tier, provider, model, feature, api_key_id, NULL, \
+            attributes, requests::bigint, input_tokens::bigint, output_tokens::bigint, cost_usd, \
+            '-infinity', false \
+        FROM ai_limiter.ai_usage_totals WHERE $3 IS NULL OR tenant_id = $3 OR user_id = $4";
     let mut zones = Zones::read(spi, snapshot)?;
     let mut cells: HashMap<(usize, Vec<String>), Cell> = HashMap::new();
-    let earliest = limits.iter().map(|l| earliest(l.period, now)).min().unwrap_or(now);
+    let earliest = limits.iter().map(|l| l.period.earliest(now)).min().unwrap_or(now);
     let args = [
         earliest.into(),
         now.into(),
@@ -158,18 +163,6 @@ fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied> {
         held,
         resets_at,
     })
-}
-
-/// A bound before which no row can be in the rule's window, in whatever zone.
-fn earliest(period: Period, now: Timestamp) -> Timestamp {
-    let days = match period {
-        Period::Total => return Timestamp(i64::MIN / 2),
-        Period::Rolling(interval) => return interval.earliest(now),
-        Period::Calendar(Unit::Month) => 33,
-        Period::Calendar(Unit::Week) => 9,
-        Period::Calendar(_) => 3,
-    };
-    Timestamp(now.0 - days * DAY)
 }
 
 /// Zones of tenants and of the accounts that have their own, and the windows already computed.

@@ -5,7 +5,7 @@
 
 use super::own::writing;
 use crate::pg::lock::{self, Class, Key};
-use crate::pg::spi::{Arg, Row, Spi};
+use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Call, Dimensions, Error, Kind, Timestamp, error::Result};
@@ -103,10 +103,11 @@ pub fn find(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
     Ok(spi.read(SQL, &[id.into()], hold)?.into_iter().next())
 }
 
-pub fn delete(spi: &Spi, id: Uuid) -> Result<()> {
-    const SQL: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id = $1";
-    writing(|| spi.write(SQL, &[id.into()], |_| Ok(())))?;
-    Ok(())
+/// Finds a hold in any state and deletes it. Call [`lock()`] first.
+pub fn take(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
+    const SQL: &str =
+        concat!("DELETE FROM ai_limiter.ai_reservations WHERE id = $1 RETURNING ", hold_columns!());
+    Ok(writing(|| spi.write(SQL, &[id.into()], hold))?.into_iter().next())
 }
 
 pub fn release(spi: &Spi, id: Uuid) -> Result<()> {
@@ -131,11 +132,14 @@ pub fn due(spi: &Spi, now: Timestamp, most: i64) -> Result<Vec<Uuid>> {
     spi.read(SQL, &[now.into(), Arg::Int(Some(most))], |row| required(row.uuid(1), "id"))
 }
 
-/// Marks those of these holds that are still open and due, and gives them. Call [`lock()`] first.
+/// Marks those of these holds that are still open and due, and gives them. Call [`lock()`] first. A row
+/// that somebody has locked by a statement of their own is left for the next time.
 pub fn expire(spi: &Spi, ids: &[Uuid], now: Timestamp) -> Result<Vec<Hold>> {
     const SQL: &str = concat!(
         "UPDATE ai_limiter.ai_reservations SET state = 'expired' \
-            WHERE id = $1 AND state = 'open' AND expires_at <= $2 RETURNING ",
+            WHERE id IN (SELECT id FROM ai_limiter.ai_reservations \
+                WHERE id = $1 AND state = 'open' AND expires_at <= $2 FOR UPDATE SKIP LOCKED) \
+            RETURNING ",
         hold_columns!()
     );
     let expire = |id: &Uuid| writing(|| spi.write(SQL, &[(*id).into(), now.into()], hold));
@@ -143,20 +147,21 @@ pub fn expire(spi: &Spi, ids: &[Uuid], now: Timestamp) -> Result<Vec<Hold>> {
 }
 
 /// When the next of the open holds expires.
-pub fn next_expiry(spi: &Spi) -> Result<Option<Timestamp>> {
+pub fn next_expiry(spi: &Spi, snapshot: &Snapshot) -> Result<Option<Timestamp>> {
     const SQL: &str = "SELECT min(expires_at) FROM ai_limiter.ai_reservations WHERE state = 'open'";
-    Ok(spi.read(SQL, &[], |row| Ok(row.timestamp(1)))?.into_iter().next().flatten())
+    let next = spi.read_at(snapshot, SQL, &[], |row| Ok(row.timestamp(1)))?;
+    Ok(next.into_iter().next().flatten())
 }
 
-/// Forgets holds that ended so long ago. Rows that a settle or an extension holds at this moment are
-/// left for the next time.
-pub fn forget(spi: &Spi, now: Timestamp, retention_seconds: i64) -> Result<()> {
+/// Deletes holds that count no longer and whose time was over before an instant, as many as fit a
+/// batch; says how many. Rows that a settle or an extension holds at this moment are left for the next
+/// time.
+pub fn forget(spi: &Spi, before: Timestamp, batch: usize) -> Result<usize> {
     const SQL: &str = "DELETE FROM ai_limiter.ai_reservations WHERE id IN \
         (SELECT id FROM ai_limiter.ai_reservations WHERE state <> 'open' AND expires_at <= $1 \
-         FOR UPDATE SKIP LOCKED)";
-    let forgotten = Timestamp(now.0 - retention_seconds * 1_000_000);
-    writing(|| spi.write(SQL, &[forgotten.into()], |_| Ok(())))?;
-    Ok(())
+         LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id";
+    let args = [before.into(), Arg::count(batch)];
+    Ok(writing(|| spi.write(SQL, &args, |_| Ok(())))?.len())
 }
 
 fn hold(row: &Row) -> Result<Hold> {

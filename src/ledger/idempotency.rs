@@ -47,10 +47,14 @@ pub fn remember(spi: &Spi, tenant: Uuid, key: &str, arguments: &str, answer: &Va
     Ok(())
 }
 
-pub fn forget(spi: &Spi, now: Timestamp) -> Result<()> {
-    const SQL: &str = "DELETE FROM ai_limiter.ai_idempotency WHERE created_at <= $1";
-    spi.write(SQL, &[forgotten_before(now).into()], |_| Ok(()))?;
-    Ok(())
+/// Deletes keys that are too old to count, as many as fit a batch; says how many. Those that a call
+/// writes at this moment are left for the next time.
+pub fn forget(spi: &Spi, now: Timestamp, batch: usize) -> Result<usize> {
+    const SQL: &str = "DELETE FROM ai_limiter.ai_idempotency WHERE (tenant_id, key) IN \
+        (SELECT tenant_id, key FROM ai_limiter.ai_idempotency WHERE created_at <= $1 \
+         LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING 1";
+    let args = [forgotten_before(now).into(), Arg::count(batch)];
+    Ok(spi.write(SQL, &args, |_| Ok(()))?.len())
 }
 
 fn forgotten_before(now: Timestamp) -> Timestamp {

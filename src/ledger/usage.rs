@@ -36,7 +36,6 @@ pub struct Charge {
     pub estimated_cost_usd: Option<Amount>,
     pub price_source: PriceSource,
     pub created_at: Timestamp,
-    pub recorded_at: Timestamp,
 }
 
 /// What an earlier settle booked.
@@ -47,11 +46,12 @@ pub struct Settled {
     pub estimated_cost_usd: Option<Amount>,
 }
 
+/// The trigger stamps `recorded_at`.
 pub fn insert(spi: &Spi, charge: &Charge) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_usage (id, tenant_id, user_id, tier, provider, \
         model, response_model, feature, api_key_id, run_id, attributes, requests, input_tokens, \
-        output_tokens, cost_usd, estimated_cost_usd, price_source, created_at, recorded_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+        output_tokens, cost_usd, estimated_cost_usd, price_source, created_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
     let d = &charge.dimensions;
     let args = [
         charge.id.into(),
@@ -72,7 +72,6 @@ pub fn insert(spi: &Spi, charge: &Charge) -> Result<()> {
         Arg::Numeric(charge.estimated_cost_usd),
         charge.price_source.name().into(),
         charge.created_at.into(),
-        charge.recorded_at.into(),
     ];
     spi.write(SQL, &args, |_| Ok(()))?;
     Ok(())

@@ -5,6 +5,7 @@
 //! ones use a class of their own in the lock tag's fourth field, which SQL cannot name: nobody can
 //! take them from outside. `pg_locks` shows them as `advisory` with that class in `objsubid`.
 
+use super::relation;
 use pgrx::pg_sys;
 use std::ffi::c_int;
 
@@ -28,6 +29,12 @@ pub enum Class {
     Run = 0xA106,
     /// Expiring the holds whose time is over.
     Expiry = 0xA107,
+    /// Writing the denials that wait.
+    Denials = 0xA108,
+    /// The rollup: shared by who books a row with a `recorded_at` of its own, exclusive by who advances.
+    Rollup = 0xA109,
+    /// Making what is rolled up of one partition stale.
+    RollupPartition = 0xA10A,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,5 +104,16 @@ fn take(key: &Key, mode: u32, dont_wait: bool) -> bool {
         let result = pg_sys::LockAcquire(&raw const tag, mode as i32, false, dont_wait);
         pg_sys::AcceptInvalidationMessages();
         result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
+
+/// From here to the end of the transaction no month is dropped from the ledger. Taken before the
+/// snapshot that sums: else a month could go between that snapshot, which does not see its totals
+/// yet, and the scan, which does not find it any more.
+pub fn keep_months() {
+    // Where it is missing, whoever reads it says so.
+    if let Some(ledger) = relation::find(c"ai_usage") {
+        // SAFETY: an existing relation; at this level no privilege is needed here.
+        unsafe { pg_sys::LockRelationOid(ledger, pg_sys::AccessShareLock as i32) };
     }
 }

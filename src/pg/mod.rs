@@ -1,5 +1,6 @@
 //! The boundary to Postgres: the only place, beside the function wrappers, with `unsafe` in it.
 
+pub mod background;
 pub mod barrier;
 pub mod clock;
 pub mod guc;
@@ -7,10 +8,12 @@ pub mod json;
 pub mod lock;
 pub mod numeric;
 pub mod owner;
+pub mod process;
 pub mod relation;
 pub mod row;
 pub mod shmem;
 pub mod spi;
+pub mod stamp;
 pub mod subtransaction;
 pub mod transaction;
 pub mod uuid;

@@ -1,7 +1,6 @@
 //! Results: one composite value, or a set of rows, formed in the order in which `sql/` declares the
 //! columns.
 
-use ai_limiter_domain::error::Result;
 use ai_limiter_domain::verdict::Answer;
 use ai_limiter_domain::{Amount, Timestamp};
 use pgrx::callconv::{BoxRet, FcInfo};
@@ -9,6 +8,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::{IntoDatum, JsonB, pg_sys};
+use serde_json::Value;
 use uuid::Uuid;
 
 /// The columns of one row; `None` is null.
@@ -38,34 +38,47 @@ pub fn timestamp(value: Option<Timestamp>) -> Option<pg_sys::Datum> {
     value.map(|v| pg_sys::Datum::from(v.0))
 }
 
+/// The usual ones are empty, and need no parser.
+fn jsonb(value: &Value) -> Option<pg_sys::Datum> {
+    // SAFETY: SQL functions without arguments that need nothing of their caller.
+    unsafe {
+        match value {
+            Value::Array(all) if all.is_empty() => {
+                pgrx::direct_function_call_as_datum(pg_sys::jsonb_build_array_noargs, &[])
+            }
+            Value::Object(all) if all.is_empty() => {
+                pgrx::direct_function_call_as_datum(pg_sys::jsonb_build_object_noargs, &[])
+            }
+            value => JsonB(value.clone()).into_datum(),
+        }
+    }
+}
+
 impl Composite {
     /// `ai_verdict`, and with a hold `ai_reservation_verdict`.
-    pub fn verdict(answer: &Answer, with_reservation: bool) -> Result<Self> {
-        let number = |text: &Option<String>| -> Result<Option<pg_sys::Datum>> {
-            Ok(numeric(text.as_deref().map(|t| Amount::parse(t, "amount")).transpose()?))
-        };
-        let text = |value: &Option<String>| value.as_deref().and_then(IntoDatum::into_datum);
+    pub fn verdict(answer: &Answer, with_reservation: bool) -> Self {
+        let text = |value: Option<&str>| value.and_then(IntoDatum::into_datum);
         let retry = answer.retry_after_microseconds.map(pgrx::datum::Interval::from_micros);
         let mut columns = vec![
             answer.allowed.into_datum(),
-            answer.reason.as_str().into_datum(),
-            text(&answer.limit_name),
-            text(&answer.metric),
-            text(&answer.period),
-            number(&answer.used)?,
-            number(&answer.held)?,
-            number(&answer.amount)?,
-            number(&answer.remaining)?,
+            text(Some(&answer.reason)),
+            text(answer.limit_name.as_deref()),
+            text(answer.metric.as_deref()),
+            text(answer.period.as_deref()),
+            numeric(answer.used),
+            numeric(answer.held),
+            numeric(answer.amount),
+            numeric(answer.remaining),
             timestamp(answer.resets_at.map(Timestamp)),
             retry.and_then(IntoDatum::into_datum),
-            number(&answer.estimated_cost_usd)?,
-            JsonB(answer.violations.clone()).into_datum(),
-            JsonB(answer.details.clone()).into_datum(),
+            numeric(answer.estimated_cost_usd),
+            jsonb(&answer.violations),
+            jsonb(&answer.details),
         ];
         if with_reservation {
             columns.push(uuid(answer.reservation_id));
         }
-        Ok(Self(columns))
+        Self(columns)
     }
 
     /// `ai_settlement`.
@@ -102,19 +115,18 @@ unsafe impl BoxRet for Composite {
         // SAFETY: the descriptor is that of the declared composite type; its column count is
         // checked before the arrays are read.
         unsafe {
-            let mut descriptor = std::ptr::null_mut();
-            pg_sys::get_call_result_type(
-                fcinfo.as_mut_ptr(),
-                std::ptr::null_mut(),
-                &raw mut descriptor,
-            );
+            // The type's own descriptor: get_call_result_type would copy it.
+            let function = (*(*fcinfo.as_mut_ptr()).flinfo).fn_oid;
+            let descriptor = pg_sys::lookup_rowtype_tupdesc(pg_sys::get_func_rettype(function), -1);
             assert!(
-                !descriptor.is_null() && (*descriptor).natts as usize == values.len(),
+                (*descriptor).natts as usize == values.len(),
                 "the SQL declaration and the library disagree on the columns"
             );
-            let descriptor = pg_sys::BlessTupleDesc(descriptor);
             let tuple =
                 pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            if (*descriptor).tdrefcount >= 0 {
+                pg_sys::DecrTupleDescRefCount(descriptor);
+            }
             fcinfo.return_raw_datum(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
         }
     }

@@ -26,7 +26,7 @@ const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 /// One of the extension's lightweight locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lock {
-    /// The counters and the stamp.
+    /// The counters.
     Counters,
     /// The denials that wait to be written.
     Denials,

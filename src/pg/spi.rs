@@ -25,6 +25,7 @@ pub enum Arg {
     Uuid(Option<Uuid>),
     Text(Option<String>),
     Jsonb(String),
+    NullJsonb,
     Int(Option<i64>),
     Numeric(Option<Amount>),
     Timestamp(Option<Timestamp>),
@@ -55,11 +56,15 @@ impl From<Timestamp> for Arg {
 }
 
 impl Arg {
+    pub fn count(value: usize) -> Self {
+        Arg::Int(i64::try_from(value).ok())
+    }
+
     fn type_oid(&self) -> pg_sys::Oid {
         match self {
             Arg::Uuid(_) => pg_sys::UUIDOID,
             Arg::Text(_) => pg_sys::TEXTOID,
-            Arg::Jsonb(_) => pg_sys::JSONBOID,
+            Arg::Jsonb(_) | Arg::NullJsonb => pg_sys::JSONBOID,
             Arg::Int(_) => pg_sys::INT8OID,
             Arg::Numeric(_) => pg_sys::NUMERICOID,
             Arg::Timestamp(_) => pg_sys::TIMESTAMPTZOID,
@@ -71,6 +76,7 @@ impl Arg {
             Arg::Uuid(v) => v.and_then(|v| super::uuid::to_pg(v).into_datum()),
             Arg::Text(v) => v.as_deref().and_then(IntoDatum::into_datum),
             Arg::Jsonb(v) => JsonB(serde_json::from_str(v).unwrap_or_default()).into_datum(),
+            Arg::NullJsonb => None,
             Arg::Int(v) => v.and_then(IntoDatum::into_datum),
             Arg::Numeric(v) => v.and_then(|v| super::numeric::from_amount(v).into_datum()),
             Arg::Timestamp(v) => v.map(|v| pg_sys::Datum::from(v.0)),
@@ -240,6 +246,12 @@ impl Spi {
         row: impl FnMut(&Row) -> Result<T>,
     ) -> Result<Vec<T>> {
         run(kept_plan(sql, args), args, &Snapshot::latest(), false, row)
+    }
+
+    /// Writes with SQL that was put together once and comes again, as [`read_shaped`](Self::read_shaped).
+    pub fn write_shaped(&self, sql: String, args: &[Arg]) -> Result<()> {
+        run(shaped_plan(sql, args), args, &Snapshot::latest(), false, |_| Ok(()))?;
+        Ok(())
     }
 
     /// Runs a utility command.

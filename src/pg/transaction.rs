@@ -1,4 +1,5 @@
-//! What this backend's transaction is doing to others: whether it keeps writers out.
+//! Transaction ids, and what this backend's transaction is doing to others: whether it keeps writers
+//! out.
 //!
 //! Lives in thread-local cells of the backend and is forgotten when the transaction ends, by a
 //! callback that is registered once. Nothing here raises but before PREPARE.
@@ -14,6 +15,24 @@ thread_local! {
     /// The command by which the rules were found sound, with writers kept out; an invalid one when
     /// they must be looked at again.
     static CHECKED_AT: Cell<Option<pg_sys::CommandId>> = const { Cell::new(None) };
+}
+
+/// Gives the (sub)transaction its id now, so that what is stamped afterwards is stamped after it.
+pub fn assign_id() {
+    // SAFETY: in a transaction that may write; raises in one that may not.
+    unsafe { pg_sys::GetCurrentTransactionId() };
+}
+
+/// The top-level transaction's id, which is assigned if need be, and the current subtransaction.
+pub fn ids() -> (u64, pg_sys::SubTransactionId) {
+    // SAFETY: as above.
+    unsafe { (pg_sys::GetTopFullTransactionId().value, pg_sys::GetCurrentSubTransactionId()) }
+}
+
+/// The id that the next transaction to get one will have: all smaller ones are assigned.
+pub fn next_id() -> u64 {
+    // SAFETY: reads shared memory under its lock.
+    unsafe { pg_sys::ReadNextFullTransactionId().value }
 }
 
 /// Remembers that this transaction keeps writers out and that its rules are sound as they stand.

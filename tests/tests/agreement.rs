@@ -136,6 +136,8 @@ fn random_act(random: &mut Random) -> String {
         1 => format!("now() - interval '{} hours'", random.below(1000)),
         _ => "now()".to_owned(),
     };
+    // Booked now, or with a time that came along.
+    let recorded = random.of(&["NULL", "now()", "now() - interval '1 day'"]);
     match random.below(12) {
         0..=3 => {
             let run_limit = match call[6] != "NULL" && random.one_in(4) {
@@ -170,8 +172,10 @@ fn random_act(random: &mut Random) -> String {
         ),
         _ => format!(
             "INSERT INTO ai_limiter.ai_usage (user_id, tenant_id, model, provider, feature, api_key_id,
-                run_id, attributes, requests, input_tokens, output_tokens, cost_usd, created_at)
-             SELECT {}, {}, {}, {}, {}, {}, {}, coalesce({}::jsonb, '{{}}'), {requests}, {}, 9, {}.25, {ago}
+                run_id, attributes, requests, input_tokens, output_tokens, cost_usd, created_at,
+                recorded_at)
+             SELECT {}, {}, {}, {}, {}, {}, {}, coalesce({}::jsonb, '{{}}'), {requests}, {}, 9, {}.25, {ago},
+                {recorded}
              FROM generate_series(1, 2)",
             call[0].replace("NULL", "NULL::uuid"), format_args!("{}::uuid", call[1]), call[2],
             call[3], call[4], call[5], call[6], call[7], random.below(900), random.below(2)
@@ -257,6 +261,9 @@ fn sums_and_tally_agree_for_random_rules_and_calls() {
         }
         for batch in 0..6 {
             for _ in 0..50 {
+                if random.one_in(8) {
+                    run(&mut client, "SELECT ai_limiter.advance_ai_rollup()");
+                }
                 let act = random_act(&mut random);
                 match random.below(10) {
                     0 => run(&mut client, &format!("BEGIN; {act}; ROLLBACK")),
@@ -274,6 +281,11 @@ fn sums_and_tally_agree_for_random_rules_and_calls() {
             // Until the shortest holds have expired: not between two of these questions.
             sleep(Duration::from_millis(30));
             assert_eq!(drift(&mut client), "", "seed {seed}, batch {batch}");
+            // All that can be rolled up, in every second batch.
+            for _ in 0..batch % 2 * 50 {
+                run(&mut client, "SELECT ai_limiter.advance_ai_rollup()");
+            }
+            assert_eq!(drift(&mut client), "", "seed {seed}, batch {batch}, rolled up");
             assert_eq!(ask(&mut client, MISSING), "", "seed {seed}, batch {batch}");
             (0..12).for_each(|_| verdict_agrees(&mut client, &mut random));
         }

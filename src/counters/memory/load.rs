@@ -15,7 +15,7 @@ use crate::counters::{Counter, table};
 use crate::pg::lock;
 use crate::pg::spi::{Snapshot, Spi};
 use ai_limiter_domain::counters::Sums;
-use ai_limiter_domain::{Timestamp, error::Result};
+use ai_limiter_domain::error::Result;
 use pgrx::pg_sys;
 
 /// What became of it.
@@ -41,7 +41,6 @@ pub fn load(
     installation: &'static Installation,
     epoch: u64,
     (key, counter): (&Key, &Counter),
-    now: Timestamp,
     pins: bool,
 ) -> Result<Loaded> {
     let lock_key = counter.own_lock_key();
@@ -53,7 +52,7 @@ pub fn load(
             return Ok(loaded);
         }
     }
-    let loaded = load_locked(spi, installation, epoch, (key, counter), now, pins)?;
+    let loaded = load_locked(spi, installation, epoch, (key, counter), pins)?;
     if loaded == Loaded::NoRoom && pins {
         transaction::keep_locked(installation, key.hash);
     } else {
@@ -87,7 +86,6 @@ fn load_locked(
     installation: &'static Installation,
     epoch: u64,
     (key, counter): (&Key, &Counter),
-    now: Timestamp,
     pins: bool,
 ) -> Result<Loaded> {
     // Somebody else may have been faster.
@@ -95,8 +93,9 @@ fn load_locked(
         return Ok(Loaded::Present(sums));
     }
     let sums = {
+        lock::keep_months();
         let snapshot = Snapshot::of_others();
-        let reading = table::load(spi, &snapshot, counter, now)?;
+        let reading = table::load(spi, &snapshot, counter)?;
         Sums { used: reading.used.pico(), held: reading.held.pico() }
     };
     count(Count::Loads);

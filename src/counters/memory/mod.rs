@@ -18,12 +18,12 @@ mod shared;
 pub mod statistics;
 pub mod transaction;
 
+use crate::pg::stamp;
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::verdict::exceeds;
 use ai_limiter_domain::{Amount, Timestamp, Window};
 pub use installation::{Config, Installation, current};
 pub use key::{Key, Label, account_label, rule_label};
-use pgrx::pg_sys;
 pub use shared::{GENERATIONS, SEGMENT, Shared, get as shared_memory};
 use transaction::{level, with_pending};
 
@@ -102,7 +102,7 @@ pub fn admit(
     with_pending(installation, |pending| {
         pending.reserve(demands.len());
         shared::exclusive(|inside| {
-            let stamp = inside.stamp();
+            let stamp = stamp::next();
             if !window.contains(stamp) {
                 return Outcome::Turned;
             }
@@ -146,21 +146,6 @@ pub fn add(installation: &'static Installation, changes: &[(Key, Sums)]) -> bool
         })
     })
     .unwrap_or(false)
-}
-
-/// The present moment, later than any that was given before. The transaction gets its number first:
-/// whoever sees a later stamp of its own, and then no transaction as old as this one, has seen all that
-/// bear an earlier one.
-pub fn stamp() -> Timestamp {
-    // SAFETY: inside a transaction that may write; else it raises, which unwinds.
-    unsafe { pg_sys::GetCurrentTransactionId() };
-    shared::exclusive(|inside| inside.stamp()).unwrap_or_else(crate::pg::clock::now)
-}
-
-/// The present moment as the next stamp will have it: also where the clock was set back.
-pub fn now() -> Timestamp {
-    let stamp = shared_memory().map_or(Timestamp(i64::MIN), Shared::stamp);
-    stamp.max(crate::pg::clock::now())
 }
 
 /// How many counters there are, how many fit, and how many had to go.

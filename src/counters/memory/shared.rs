@@ -1,20 +1,18 @@
 //! The shared memory of the counters: one region, its layout, and the ways into it.
 //!
-//! The table and the stamp are guarded by [`Lock::Counters`]: [`exclusive`] and [`shared`] are the only
-//! ways to them. Generations and statistics are atomics that need no lock. Everything begins empty at
+//! The table is guarded by [`Lock::Counters`]: [`exclusive`] and [`shared`] are the only
+//! ways to it. Generations and statistics are atomics that need no lock. Everything begins empty at
 //! each start of the server, also after a crash, and is rebuilt from the tables as it is asked for.
 //!
 //! A counter takes 96 bytes and at most 8 for its bucket.
 
 use super::installation::{INSTALLATIONS, Installation};
 use super::statistics::Statistics;
-use crate::pg::clock;
 use crate::pg::shmem::{Lock, Region, Segment};
 use crate::settings;
-use ai_limiter_domain::Timestamp;
 use ai_limiter_domain::counters::table::{Entry, Header, Table, View, buckets};
 use pgrx::pg_sys;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 /// How many generations accounts, tenants and runs share. Two that share one only make each other
 /// read again.
@@ -24,8 +22,6 @@ pub const GENERATIONS: usize = 4096;
 pub struct Shared {
     /// Keys the hashes of counters, so that nobody can choose two subjects that share one.
     hash_key: [u64; 2],
-    /// The latest stamp that was given; written under the lock.
-    stamp: AtomicI64,
     counters: u32,
     table: Header,
     pub installations: [Installation; INSTALLATIONS],
@@ -87,30 +83,15 @@ impl Shared {
         self.hash_key
     }
 
-    /// The latest stamp that was given.
-    pub fn stamp(&self) -> Timestamp {
-        Timestamp(self.stamp.load(Ordering::Acquire))
-    }
-
     /// How many counters fit.
     pub fn capacity(&self) -> usize {
         self.counters as usize
     }
 }
 
-/// The table and the stamp, alone.
+/// The table, alone.
 pub struct Exclusive<'a> {
     pub table: Table<'a>,
-    stamp: &'a AtomicI64,
-}
-
-impl Exclusive<'_> {
-    /// The present moment, later than any that was given: never goes back, and no two are alike.
-    pub fn stamp(&mut self) -> Timestamp {
-        let stamp = clock::now().0.max(self.stamp.load(Ordering::Relaxed) + 1);
-        self.stamp.store(stamp, Ordering::Release);
-        Timestamp(stamp)
-    }
 }
 
 /// Runs `work` with the table, and lets nobody else at it. `work` must not raise, allocate or wait.
@@ -118,7 +99,7 @@ pub fn exclusive<R>(work: impl FnOnce(&mut Exclusive) -> R) -> Option<R> {
     let memory = REGION.get()?;
     let _held = Lock::Counters.exclusive();
     // SAFETY: under the lock, until it is dropped at the end of this function.
-    let mut inside = unsafe { Exclusive { table: parts(memory), stamp: &(*memory).stamp } };
+    let mut inside = unsafe { Exclusive { table: parts(memory) } };
     Some(work(&mut inside))
 }
 

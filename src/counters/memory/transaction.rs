@@ -61,6 +61,8 @@ struct State {
     expires: Option<Timestamp>,
     /// The next expiry of all, once those that were due are marked: `None` inside for never.
     next_expiry: Option<Option<Timestamp>>,
+    /// What is to be told at the end whether it committed.
+    at_end: Option<fn(u64, bool)>,
 }
 
 thread_local! {
@@ -113,6 +115,13 @@ pub fn admitted(expires_at: Timestamp) {
         state.admitted = true;
         state.expires = Some(state.expires.map_or(expires_at, |at| at.min(expires_at)));
     });
+}
+
+/// Calls `tell` when the transaction has ended, with the installation's number and whether it committed.
+/// It must not raise.
+pub fn at_its_end(installation: &'static Installation, tell: fn(u64, bool)) {
+    with_pending(installation, |_| ());
+    STATE.with_borrow_mut(|state| state.at_end = Some(tell));
 }
 
 /// This transaction has marked what was due, and holds expire next at `at`.
@@ -267,6 +276,9 @@ fn end(committed: bool) {
         if committed && state.bulk.is_some() {
             // It may have written holds with any expiry: the next one is to be looked for.
             installation.expires(Timestamp(0));
+        }
+        if let Some(tell) = state.at_end.take() {
+            tell(installation.id(), committed);
         }
         state.bulk = None;
         state.admitted = false;
