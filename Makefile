@@ -2,6 +2,9 @@
 
 # The Postgres to use: 15, 16, 17 or 18.
 PG ?= 17
+# Once more without shared memory: what is about counters, and differs there.
+TABLE_PATH_TESTS = agreement concurrency concurrent_limits direct_writes housekeeping_races once \
+	regress rollback rule_edits rule_reach
 # For demo: a CSV file of model calls to replay.
 TRACE ?=
 # For bench: the rows to measure, as within,reserve; all without it.
@@ -38,6 +41,8 @@ test:
 	scripts/build.sh $(PG)
 	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_domain -p ai_limiter_model \
 		-p ai_limiter_tests -p ai_limiter_bench
+	AI_LIMITER_TEST_TABLE_PATH=1 scripts/with-postgres.sh $(PG) cargo test --no-fail-fast \
+		-p ai_limiter_tests $(TABLE_PATH_TESTS:%=--test %)
 
 test-all:
 	$(MAKE) test PG=15

@@ -147,6 +147,8 @@ pub struct Resolved {
     pub estimate: Estimate,
     /// The run's own cap, as a rule among the others.
     pub run_limit: Option<Limit>,
+    /// Whether this call would give the run its cap.
+    pub is_new_run_limit: bool,
     pub mode: Mode,
     /// The verdict, where no counter is asked for it.
     pub verdict: Option<Verdict>,
@@ -178,8 +180,15 @@ pub fn resolve(
         }
         refused_outright(config, call, &account, &estimate)?.map(|denied| denied.under(mode))
     };
-    let run_limit = run_limit(config, call, question.run_limit_usd)?;
-    Ok(Resolved { account, estimate, run_limit, mode, verdict })
+    let tenant = call.dimensions.tenant_id;
+    let fixed = match call.dimensions.run_id.as_deref() {
+        Some(run) => config.run_limit(tenant, run)?,
+        None => None,
+    };
+    let proposed = question.run_limit_usd.filter(|_| call.dimensions.run_id.is_some());
+    let run_limit = fixed.or(proposed).map(|amount| Limit::of_run(tenant, amount));
+    let is_new_run_limit = fixed.is_none() && run_limit.is_some();
+    Ok(Resolved { account, estimate, run_limit, is_new_run_limit, mode, verdict })
 }
 
 /// The verdict that the counters give.
@@ -280,16 +289,4 @@ fn refused_outright(
     }
     let deny_unpriced = settings::UNPRICED_MODEL.get() == settings::Refusal::Deny;
     Ok((deny_unpriced && estimate.is_unpriced(call)).then(|| refuse(Reason::UnpricedModel)))
-}
-
-/// The run's own cap: the one it has, else the one that this call would give it.
-fn run_limit(
-    config: &impl Configuration,
-    call: &Call,
-    proposed: Option<Amount>,
-) -> Decided<Option<Limit>> {
-    let Some(run) = call.dimensions.run_id.as_deref() else { return Ok(None) };
-    let tenant = call.dimensions.tenant_id;
-    let amount = config.run_limit(tenant, run)?.or(proposed);
-    Ok(amount.map(|amount| Limit::of_run(tenant, amount)))
 }

@@ -157,6 +157,9 @@ fn decide(
     let tier = question.replaces.map(|_| call.dimensions.tier.clone());
     let mut sums = Vec::new();
     let mut has_expired = false;
+    let mut waited = Waited::default();
+    // Whatever this waits for, it starts over afterwards: an amount or a suspension that was written
+    // meanwhile counts. What was waited for stays, so that this ends.
     loop {
         if reads {
             pgrx::check_for_interrupts!();
@@ -171,14 +174,18 @@ fn decide(
             let verdict = verdict.clone();
             return Ok(Assessed { verdict, estimate: Some(resolved.estimate), now });
         }
-        if admits && !holds_run(&cache, &call.dimensions, question.run_limit_usd, reads)? {
-            continue;
+        if admits && call.dimensions.run_id.is_some() {
+            let is_held = holds_run(&cache, &call.dimensions, question.run_limit_usd, reads)?;
+            if !is_held || (reads && !std::mem::replace(&mut waited.for_run, true)) {
+                continue;
+            }
         }
         // Without a worker nobody else takes out what has expired.
         let mut expires = !has_expired
             && transaction::may_expire(installation, now)
             && !expiry::is_swept(installation, now);
-        let asked = ask(installation, &rules, &resolved, call, question, (epoch, now), reads)?;
+        let reading = reads.then_some(&mut waited);
+        let asked = ask(installation, &rules, &resolved, call, question, (epoch, now), reading)?;
         let Some(asked) = asked else { continue };
         if !memory::read(installation, &asked.keys, &mut sums) {
             if !reads {
@@ -251,8 +258,16 @@ pub fn holds_run(
     Ok(cache.run_limit(call.tenant_id, run)?.is_none())
 }
 
-/// Makes the keys of a call's counters, and with `reads` makes sure that each is present or is read
-/// from the tables; `None` when rules have changed meanwhile.
+/// What one decision has waited for.
+#[derive(Default)]
+struct Waited {
+    for_run: bool,
+    /// The locks of the counters that are read from the tables.
+    locks: Vec<lock::Key>,
+}
+
+/// Makes the keys of a call's counters, and with `reading` makes sure that each is present or is read
+/// from the tables; `None` when rules may have changed meanwhile.
 fn ask<'a>(
     installation: &'static Installation,
     rules: &'a Rules,
@@ -260,7 +275,7 @@ fn ask<'a>(
     call: &Call,
     question: &Question,
     (epoch, now): (u64, Timestamp),
-    reads: bool,
+    reading: Option<&mut Waited>,
 ) -> Decided<Option<Asked<'a>>> {
     let Some(shared) = shared_memory() else { return Err(Undecided::NotKept) };
     let admits = question.locking == Locking::Admission;
@@ -275,22 +290,34 @@ fn ask<'a>(
     };
     let limits = rules.set.limits();
     let run_label = resolved.run_limit.as_ref().map(|l| memory::rule_label(shared, &l.name));
-    let governing = governing
-        .into_iter()
-        .map(|index| (&limits[index], rules.labels[index]))
-        .chain(resolved.run_limit.as_ref().zip(run_label));
+    let governing =
+        governing.into_iter().map(|index| (&limits[index], rules.labels[index], false)).chain(
+            resolved
+                .run_limit
+                .iter()
+                .zip(run_label)
+                .map(|(l, r)| (l, r, resolved.is_new_run_limit)),
+        );
     let mut by_tables = Vec::new();
-    for (limit, label) in governing {
+    let mut has_waited = false;
+    for (limit, label, is_new) in governing {
         let counter = || Counter::of(limit, limits, d, &resolved.account, at);
         let window = kept_window(limit, at, zone(limit, &resolved.account));
         let key = Key::new(shared, installation, (limit, label), d, window);
-        let of_tables = if matches!(limit.period, Period::Rolling(_)) {
+        // What a run did before it had a cap, this transaction's part too, was told to no counter: who
+        // gives it one sums, and keeps the counter to itself until others see the cap.
+        if is_new && admits && reading.is_some() && !transaction::is_locked(key.hash) {
+            transaction::keep_locked(installation, key.hash);
+        }
+        let of_tables = if matches!(limit.period, Period::Rolling(_))
+            || is_new
+            || transaction::is_locked(key.hash)
+        {
             true
-        } else if transaction::is_locked(key.hash) {
-            true
-        } else if reads && !memory::is_present(installation, &key) {
+        } else if reading.is_some() && !memory::is_present(installation, &key) {
             let loaded =
                 as_owner(|spi| load(spi, installation, epoch, (&key, &counter()), admits))?;
+            has_waited = admits;
             match loaded {
                 Loaded::Present(_) => false,
                 Loaded::NoRoom => true,
@@ -300,9 +327,6 @@ fn ask<'a>(
             false
         };
         if of_tables {
-            if !reads {
-                return Err(Undecided::NotKept);
-            }
             by_tables.push((asked.rules.len(), counter()));
             let nothing = Reading { used: Amount::ZERO, held: Amount::ZERO, resets_at: None };
             asked.rules.push((limit, window, Source::Tables(nothing)));
@@ -322,21 +346,28 @@ fn ask<'a>(
         }
     }
     if !by_tables.is_empty() {
-        read_by_tables(by_tables, &mut asked, question, now)?;
+        let Some(waited) = reading else { return Err(Undecided::NotKept) };
+        let keys = by_tables.iter().map(|(_, counter)| counter.own_lock_key());
+        let new: Vec<_> = keys.filter(|key| !waited.locks.contains(key)).collect();
+        if admits && !new.is_empty() {
+            waited.locks.extend_from_slice(&new);
+            lock::acquire_all(new);
+            has_waited = true;
+        }
+        if !has_waited {
+            read_by_tables(by_tables, &mut asked, question, now)?;
+        }
     }
-    Ok(Some(asked))
+    Ok((!has_waited).then_some(asked))
 }
 
-/// Asks the tables, under the locks of these counters where a hold is about to be written.
+/// Asks the tables; where a hold is about to be written, under the locks of these counters.
 fn read_by_tables(
     counters: Vec<(usize, Counter)>,
     asked: &mut Asked,
     question: &Question,
     now: Timestamp,
 ) -> Result<()> {
-    if question.locking == Locking::Admission {
-        lock::acquire_all(counters.iter().map(|(_, counter)| counter.own_lock_key()).collect());
-    }
     let without = question.replaces.map(|hold| hold.id);
     let (numbers, counters): (Vec<usize>, Vec<Counter>) = counters.into_iter().unzip();
     let readings =

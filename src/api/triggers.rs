@@ -7,7 +7,7 @@ use crate::admission::rule_change;
 use crate::counters::memory::transaction::{self, Change};
 use crate::counters::memory::{self, Config};
 use crate::error::raise;
-use crate::ledger::{config, holds, rollup};
+use crate::ledger::{config, own, rollup};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
 use crate::pg::uuid::from_pg;
@@ -63,6 +63,16 @@ fn change(what: impl FnOnce(&'static memory::Shared) -> Checked<Change>) -> Chec
     Ok(())
 }
 
+/// Whether a run gets or loses its cap: not where the cap only becomes another amount.
+fn changes_run(trigger: &pgrx::PgTrigger) -> Checked<bool> {
+    let of = |row: Option<PgHeapTuple<'_, AllocatedByPostgres>>| -> Checked<_> {
+        let row = row.map(PgHeapTuple::into_owned);
+        row.map(|row| Ok((id_of(&row, "tenant_id")?, column::<String>(&row, "run_id")?)))
+            .transpose()
+    };
+    Ok(of(trigger.old())? != of(trigger.new())?)
+}
+
 fn id_of(row: &Row, name: &str) -> Checked<uuid::Uuid> {
     Ok(column::<pgrx::Uuid>(row, name)?.map(from_pg).unwrap_or_default())
 }
@@ -93,6 +103,9 @@ fn touch(trigger: &pgrx::PgTrigger, what: &str) -> Checked<()> {
             });
         }
         "run" => {
+            if !own::is_writing() && changes_run(trigger)? {
+                begin_bulk()?;
+            }
             return both(trigger).try_for_each(|row| {
                 let tenant = id_of(&row, "tenant_id")?;
                 let run = column::<String>(&row, "run_id")?.unwrap_or_default();
@@ -161,7 +174,7 @@ fn changes_zone(trigger: &pgrx::PgTrigger) -> Checked<bool> {
 fn ai_reservations_write<'a>(
     _trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<Row<'a>>, std::convert::Infallible> {
-    if !holds::is_writing() {
+    if !own::is_writing() {
         begin_bulk().unwrap_or_else(|error| raise(error));
     }
     Ok(None)

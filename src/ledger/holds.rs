@@ -3,12 +3,12 @@
 //! ledger's, at any isolation level and without a serialization failure. Only [`forget`] goes without
 //! it: a settle of a hold that it forgets at this moment can meet 40001 above READ COMMITTED.
 
+use super::own::writing;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Call, Dimensions, Error, Kind, Timestamp, error::Result};
-use std::cell::Cell;
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -52,29 +52,6 @@ pub fn lock_key(id: Uuid) -> Key {
 
 pub fn lock(id: Uuid) {
     lock::acquire(&lock_key(id));
-}
-
-thread_local! {
-    /// Whether the rows are being written by this module, which tells the counters itself.
-    static WRITING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Marks the writing for the length of a closure, however it ends.
-fn writing<R>(work: impl FnOnce() -> R) -> R {
-    struct Writing;
-    impl Drop for Writing {
-        fn drop(&mut self) {
-            WRITING.set(false);
-        }
-    }
-    WRITING.set(true);
-    let _writing = Writing;
-    work()
-}
-
-/// Whether this module is what writes to the table now, and not somebody's own statement.
-pub fn is_writing() -> bool {
-    WRITING.get()
 }
 
 pub fn insert(spi: &Spi, hold: &Hold) -> Result<()> {

@@ -37,6 +37,7 @@ pub enum Class {
     RollupPartition = 0xA10A,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     class: Class,
     hash: u64,

@@ -29,7 +29,17 @@ pub struct Cluster {
 pub struct Builder {
     settings: Vec<(String, String)>,
     supabase_roles: bool,
-    without_preload: bool,
+    preload: Preload,
+}
+
+/// Whether the library is in `shared_preload_libraries`, and so the counters in shared memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Preload {
+    /// Unless `AI_LIMITER_TEST_TABLE_PATH` is in the environment.
+    #[default]
+    Usually,
+    Always,
+    Never,
 }
 
 /// The roles of a Supabase project, as its own start-up script makes them. They must be there before
@@ -52,10 +62,18 @@ impl Builder {
     }
 
     /// Leaves the library out of `shared_preload_libraries`: all counters are summed from the tables.
-    /// `AI_LIMITER_TEST_TABLE_PATH` in the environment does so for every server.
+    /// `AI_LIMITER_TEST_TABLE_PATH` in the environment does so for every server that does not ask
+    /// for either.
     #[must_use]
     pub fn without_preload(mut self) -> Self {
-        self.without_preload = true;
+        self.preload = Preload::Never;
+        self
+    }
+
+    /// Keeps the counters in shared memory whatever the environment says.
+    #[must_use]
+    pub fn preloaded(mut self) -> Self {
+        self.preload = Preload::Always;
         self
     }
 
@@ -76,7 +94,11 @@ impl Builder {
     fn try_start(self) -> Result<Cluster> {
         let cluster = Cluster::in_new_dir()?;
         let mut settings = self.settings;
-        if !self.without_preload && std::env::var_os("AI_LIMITER_TEST_TABLE_PATH").is_none() {
+        let preloads = match self.preload {
+            Preload::Usually => std::env::var_os("AI_LIMITER_TEST_TABLE_PATH").is_none(),
+            preload => preload == Preload::Always,
+        };
+        if preloads {
             settings.push(("shared_preload_libraries".to_owned(), EXTENSION.to_owned()));
         }
         cluster.server.init(&settings)?;
@@ -105,9 +127,29 @@ impl Cluster {
     #[track_caller]
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
-        let started = SHARED.get_or_init(|| {
+        Self::shared_in(&SHARED, Preload::Usually)
+    }
+
+    /// Like [`shared`](Self::shared), and always with the counters in shared memory.
+    #[track_caller]
+    pub fn shared_preloaded() -> &'static Self {
+        static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
+        Self::shared_in(&SHARED, Preload::Always)
+    }
+
+    /// Like [`shared`](Self::shared), and always with the counters summed from the tables.
+    #[track_caller]
+    pub fn shared_without_preload() -> &'static Self {
+        static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
+        Self::shared_in(&SHARED, Preload::Never)
+    }
+
+    #[track_caller]
+    fn shared_in(server: &'static OnceLock<Result<Cluster>>, preload: Preload) -> &'static Self {
+        let started = server.get_or_init(|| {
             // Whoever crashes a server has one of their own, so this one need not survive it.
-            Self::builder().supabase_roles().setting("fsync", "off").try_start()
+            let builder = Self::builder().supabase_roles().setting("fsync", "off");
+            Builder { preload, ..builder }.try_start()
         });
         match started {
             Ok(cluster) => cluster,

@@ -27,6 +27,7 @@ mod installation;
 pub mod regress;
 mod server;
 mod standing;
+pub mod waiting;
 
 pub use clients::{clients, sqlstate};
 pub use cluster::{Builder, Cluster};

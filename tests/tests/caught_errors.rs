@@ -7,11 +7,12 @@ use ai_limiter_tests::calls::{
     Session, assert_sound, backend_pid, disable_shipped_limits, explained, reserve,
     wait_for_lock_wait,
 };
+use ai_limiter_tests::waiting::Path;
 use ai_limiter_tests::{Cluster, Database};
 use postgres::Client;
 
-fn database_with_a_dollar() -> Database {
-    let database = Cluster::shared().fresh_database();
+fn database_with_a_dollar(cluster: &Cluster) -> Database {
+    let database = cluster.fresh_database();
     let mut admin = database.connect();
     disable_shipped_limits(&mut admin);
     admin.run(
@@ -58,15 +59,14 @@ fn a_block_that_catches_a_timeout_or_a_cancel_is_undone_alone() {
         ("SET statement_timeout = '1s'", "57014"),
         ("SELECT 1", "57014"),
     ] {
-        for call in ["ai_limiter.reserve_ai_usage(cost_usd => 1)", "extend"] {
-            let database = database_with_a_dollar();
+        for (path, extends) in Path::BOTH.into_iter().flat_map(|p| [(p, false), (p, true)]) {
+            let database = database_with_a_dollar(path.cluster());
             let (mut open, mut caller) = (database.connect(), database.connect());
             let hold = reserve(&mut open, "cost_usd => 0.1").id().to_owned();
-            open.run("BEGIN");
-            assert!(reserve(&mut open, "cost_usd => 0.5").allowed);
-            let call = match call {
-                "extend" => format!("ai_limiter.extend_ai_reservation('{hold}', cost_usd => 0.2)"),
-                other => other.to_owned(),
+            path.hold_up(&mut open, "cost_usd => 0.5");
+            let call = match extends {
+                true => format!("ai_limiter.extend_ai_reservation('{hold}', cost_usd => 0.2)"),
+                false => "ai_limiter.reserve_ai_usage(cost_usd => 1)".to_owned(),
             };
             caller.run("SET ai_limiter.on_error = allow");
             caller.run(setting);
@@ -92,7 +92,8 @@ fn a_block_that_catches_a_timeout_or_a_cancel_is_undone_alone() {
 
 #[test]
 fn a_block_that_catches_a_deadlock_is_undone_alone() {
-    let database = database_with_a_dollar();
+    // In shared memory calls do not wait for each other.
+    let database = database_with_a_dollar(Cluster::shared_without_preload());
     database.connect().run("UPDATE ai_limiter.ai_limits SET per = '{feature}' WHERE id > 0");
     let (mut patient, mut caller) = (database.connect(), database.connect());
     let call = |feature| format!("cost_usd => 0.1, feature => '{feature}'");
@@ -125,7 +126,7 @@ fn a_block_that_catches_a_deadlock_is_undone_alone() {
 
 #[test]
 fn a_block_that_catches_bad_input_is_undone_alone() {
-    let database = database_with_a_dollar();
+    let database = database_with_a_dollar(Cluster::shared());
     let (mut caller, mut observer) = (database.connect(), database.connect());
     for call in [
         "ai_limiter.reserve_ai_usage(feature => 'chat')",

@@ -13,7 +13,11 @@ const CLIENTS: usize = 64;
 
 /// A database with these rows of (name, per, metric, amount) as its only limits, of period total.
 fn database_with(limits: &str) -> Database {
-    let database = Cluster::shared().fresh_database();
+    database_on(Cluster::shared(), limits)
+}
+
+fn database_on(cluster: &Cluster, limits: &str) -> Database {
+    let database = cluster.fresh_database();
     let mut admin = database.connect();
     disable_shipped_limits(&mut admin);
     admin.run("SELECT ai_limiter.ensure_ai_partitions()");
@@ -258,7 +262,8 @@ fn a_budget_of_nothing_admits_nothing_that_costs() {
 
 #[test]
 fn calls_of_other_subjects_do_not_wait_for_an_open_one() {
-    let database = database_with("('user', '{user}'::text[], 'requests', 1)");
+    let limit = "('user', '{user}'::text[], 'requests', 1)";
+    let database = database_on(Cluster::shared_without_preload(), limit);
     let (mut one, mut other) = (database.connect(), database.connect());
     let mut open = one.transaction().unwrap();
     assert!(reserve(&mut open, &format!("user_id => '{}', cost_usd => 0", user(1))).allowed);
@@ -276,4 +281,51 @@ fn calls_of_other_subjects_do_not_wait_for_an_open_one() {
         assert_eq!((verdict.allowed, verdict.remaining.as_deref()), (false, Some("0")));
     });
     assert_sound(&mut other);
+}
+
+#[test]
+fn in_shared_memory_nobody_waits_for_an_open_call_and_what_it_holds_is_taken() {
+    let database =
+        database_on(Cluster::shared_preloaded(), "('user', '{user}'::text[], 'requests', 1)");
+    let (mut open, mut other) = (database.connect(), database.connect());
+    other.run("SET statement_timeout = '5s'");
+    let call = |number| format!("user_id => '{}', cost_usd => 0", user(number));
+    for (end, then_allowed) in [("ROLLBACK", true), ("COMMIT", false)] {
+        open.run("BEGIN");
+        assert!(reserve(&mut open, &call(1)).allowed);
+        assert!(reserve(&mut other, &call(if then_allowed { 2 } else { 3 })).allowed);
+        // Told no at once; not yes, since the open one may commit.
+        let verdict = reserve(&mut other, &call(1));
+        assert_eq!((verdict.allowed, verdict.remaining.as_deref()), (false, Some("0")));
+        open.run(end);
+        if then_allowed {
+            let verdict = reserve(&mut other, &call(1));
+            assert!(verdict.allowed);
+            other.run(&format!("SELECT ai_limiter.release_ai_usage('{}')", verdict.id()));
+        } else {
+            assert!(!reserve(&mut other, &call(1)).allowed);
+        }
+        assert_sound(&mut other);
+    }
+}
+
+#[test]
+fn in_shared_memory_what_a_transaction_gives_back_is_free_when_it_commits() {
+    for gives_back in ["release_ai_usage(:id)", "settle_ai_usage(:id, cost_usd => 0.2)"] {
+        for end in ["ROLLBACK", "COMMIT"] {
+            let limit = "('cost', '{}'::text[], 'cost_usd', 1)";
+            let database = database_on(Cluster::shared_preloaded(), limit);
+            let (mut open, mut other) = (database.connect(), database.connect());
+            let hold = reserve(&mut open, "cost_usd => 1");
+            let gives_back = gives_back.replace(":id", &format!("'{}'", hold.id()));
+            open.run(&format!("BEGIN; SELECT ai_limiter.{gives_back}"));
+            // The transaction itself has the room already; to others it may still be taken back.
+            assert!(reserve(&mut open, "cost_usd => 0.5").allowed);
+            assert!(!reserve(&mut other, "cost_usd => 0.1").allowed, "{gives_back} is open");
+            open.run(end);
+            let verdict = reserve(&mut other, "cost_usd => 0.3");
+            assert_eq!(verdict.allowed, end == "COMMIT", "{gives_back}, {end}");
+            assert_sound(&mut other);
+        }
+    }
 }

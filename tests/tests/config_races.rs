@@ -91,8 +91,15 @@ fn an_edit_that_was_checked_and_taken_back_is_checked_again() {
 
 #[test]
 fn an_edit_is_not_prepared_to_keep_everybody_out_for_long() {
-    let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
-    let database = database_of(&cluster);
+    let preparing = || Cluster::builder().setting("max_prepared_transactions", "5");
+    edits_are_prepared_on(&preparing().without_preload().start(), "7");
+    edits_are_prepared_on(&preparing().preloaded().start(), "");
+}
+
+/// Prepares an edit of a shape, which is refused, and one of an amount; `amount` is what that becomes,
+/// nothing where it is refused.
+fn edits_are_prepared_on(cluster: &Cluster, amount: &str) {
+    let database = database_of(cluster);
     let (mut admin, mut client) = (database.connect(), database.connect());
     admin.run("BEGIN");
     admin.run(&rule("new", "feature", "chat"));
@@ -102,12 +109,20 @@ fn an_edit_is_not_prepared_to_keep_everybody_out_for_long() {
     for _ in 0..2 {
         assert!(reserve(&mut client, "cost_usd => 0, feature => 'chat'").allowed);
     }
-    // What waits for nobody may be prepared.
+    // What waits for nobody may be prepared, unless sessions have to be told of it.
+    let before = admin.value("SELECT amount FROM ai_limiter.ai_limits WHERE id = -1");
     admin.run("BEGIN; UPDATE ai_limiter.ai_limits SET amount = 7 WHERE id = -1");
-    admin.run("PREPARE TRANSACTION 'amount'");
+    let prepared = admin.rows("PREPARE TRANSACTION 'amount'");
     assert!(reserve(&mut client, "cost_usd => 0, feature => 'chat'").allowed);
-    admin.run("COMMIT PREPARED 'amount'");
-    assert_eq!(admin.value("SELECT amount FROM ai_limiter.ai_limits WHERE id = -1"), "7");
+    let expected = if amount.is_empty() {
+        assert_eq!(sqlstate(&prepared.unwrap_err()), "0A000");
+        &before
+    } else {
+        prepared.unwrap();
+        admin.run("COMMIT PREPARED 'amount'");
+        amount
+    };
+    assert_eq!(admin.value("SELECT amount FROM ai_limiter.ai_limits WHERE id = -1"), expected);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use ai_limiter_tests::calls::{
     Session, assert_no_drift, assert_sound, backend_pid, database_with_a_dollar, explained,
     held_cents, reserve, try_extend, try_reserve, wait_for_lock_wait, wait_until,
 };
-use ai_limiter_tests::{Cluster, sqlstate};
+use ai_limiter_tests::{Builder, Cluster, sqlstate};
 
 fn open_holds(session: &mut impl Session) -> HashSet<String> {
     let rows = session.rows("SELECT id FROM ai_limiter.ai_reservations WHERE state = 'open'");
@@ -88,9 +88,51 @@ fn holds_are_extended_and_settled_after_a_crash_as_if_there_had_been_none() {
     assert_sound(&mut client);
 }
 
+fn preparing() -> Builder {
+    Cluster::builder().setting("max_prepared_transactions", "5")
+}
+
+/// Counters in shared memory follow a transaction to its end, in the session that began it.
+#[test]
+fn in_shared_memory_a_transaction_that_has_written_usage_is_not_prepared() {
+    let cluster = preparing().preloaded().start();
+    let database = database_with_a_dollar(&cluster);
+    let (mut client, mut other) = (database.connect(), database.connect());
+    let hold = reserve(&mut other, "cost_usd => 0.4").id().to_owned();
+    for writes in [
+        "SELECT ai_limiter.reserve_ai_usage(cost_usd => 0.6)".to_owned(),
+        format!("SELECT ai_limiter.extend_ai_reservation('{hold}', cost_usd => 0.5)"),
+        format!("SELECT ai_limiter.settle_ai_usage('{hold}')"),
+        format!("SELECT ai_limiter.release_ai_usage('{hold}')"),
+        "SELECT ai_limiter.record_ai_usage(cost_usd => 1)".to_owned(),
+        "INSERT INTO ai_limiter.ai_usage (cost_usd) VALUES (1)".to_owned(),
+        "DELETE FROM ai_limiter.ai_reservations".to_owned(),
+    ] {
+        client.run("BEGIN");
+        client.run(&writes);
+        let error = client.rows("PREPARE TRANSACTION 'refused'").unwrap_err();
+        assert_eq!(sqlstate(&error), "0A000", "{writes}: {}", explained(&error));
+        assert_eq!(client.value("SELECT count(*) FROM pg_prepared_xacts"), "0");
+        assert_eq!(held_cents(&mut other), 40, "{writes}");
+        assert!(!reserve(&mut other, "cost_usd => 0.61").allowed, "{writes}");
+        let verdict = reserve(&mut other, "cost_usd => 0.6");
+        assert!(verdict.allowed, "{writes}");
+        other.run(&format!("SELECT ai_limiter.release_ai_usage('{}')", verdict.id()));
+        assert_sound(&mut other);
+    }
+    // What was denied or undone has written nothing, and other transactions are none of ours.
+    client.run("BEGIN; SAVEPOINT a");
+    assert!(reserve(&mut client, "cost_usd => 0.1").allowed);
+    client.run("ROLLBACK TO a");
+    assert!(client.value("SELECT allowed FROM ai_limiter.check_ai_limit(cost_usd => 0.1)") == "t");
+    client.run("PREPARE TRANSACTION 'other'");
+    client.run("COMMIT PREPARED 'other'");
+    assert_sound(&mut other);
+}
+
 #[test]
 fn a_prepared_transaction_keeps_its_hold_through_the_end_of_its_session_and_a_crash() {
-    let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
+    let cluster = preparing().without_preload().start();
     let database = database_with_a_dollar(&cluster);
     let mut client = database.connect();
     let earlier = reserve(&mut client, "cost_usd => 0.1").id().to_owned();
@@ -137,7 +179,7 @@ fn a_prepared_transaction_keeps_its_hold_through_the_end_of_its_session_and_a_cr
 
 #[test]
 fn a_prepared_transaction_that_is_rolled_back_held_nothing() {
-    let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
+    let cluster = preparing().without_preload().start();
     let database = database_with_a_dollar(&cluster);
     let mut client = database.connect();
     client.run("BEGIN");
@@ -151,7 +193,7 @@ fn a_prepared_transaction_that_is_rolled_back_held_nothing() {
 
 #[test]
 fn an_edit_names_the_prepared_transaction_that_blocks_it() {
-    let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
+    let cluster = preparing().without_preload().start();
     let database = database_with_a_dollar(&cluster);
     let mut client = database.connect();
     client.run("BEGIN");

@@ -6,9 +6,9 @@ mod people;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
+use ai_limiter_tests::waiting::{Path, forget_counters};
 use ai_limiter_tests::{Cluster, Database, sqlstate};
 use people::{ask, become_person, drift, id, outcome, refusal, run, try_ask};
-use postgres::Client;
 
 const CHECK: &str = "SELECT allowed, reason, limit_name, details ->> 'sqlstate'
     FROM ai_limiter.check_ai_limit(:u, :t, cost_usd => 0.1)";
@@ -21,7 +21,11 @@ fn of_user(sql: &str) -> String {
 
 /// A database with a charge and a hold of 0.3 each.
 fn database() -> Database {
-    let database = Cluster::shared().fresh_database();
+    database_on(Cluster::shared())
+}
+
+fn database_on(cluster: &Cluster) -> Database {
+    let database = cluster.fresh_database();
     let spend = "SELECT ai_limiter.record_ai_usage(:u, :t, cost_usd => 0.3);
         SELECT ai_limiter.reserve_ai_usage(:u, :t, cost_usd => 0.3, ttl => '1 day')";
     run(&mut database.connect(), &of_user(spend));
@@ -52,11 +56,16 @@ const BREAKAGES: [(&str, &str, &str); 4] = [
     ),
 ];
 
+fn on_both_paths<T: Copy, const N: usize>(of: [T; N]) -> impl Iterator<Item = (Path, T)> {
+    Path::BOTH.into_iter().flat_map(move |path| of.map(|one| (path, one)))
+}
+
 #[test]
 fn unreadable_counters_deny_by_a_value() {
-    for (breaks, repairs, code) in BREAKAGES {
-        let database = database();
+    for (path, (breaks, repairs, code)) in on_both_paths(BREAKAGES) {
+        let database = database_on(path.cluster());
         let mut client = database.connect();
+        forget_counters(&mut client);
         run(&mut client, breaks);
         assert_eq!(ask(&mut client, &of_user(CHECK)), format!("f|degraded||{code}"), "{breaks}");
         assert_eq!(ask(&mut client, &of_user(RESERVE)), "f|degraded|f", "{breaks}");
@@ -73,9 +82,10 @@ fn unreadable_counters_deny_by_a_value() {
 
 #[test]
 fn unreadable_counters_admit_where_the_owner_wants_it_and_the_hold_counts_later() {
-    for (breaks, repairs, code) in BREAKAGES {
-        let database = database();
+    for (path, (breaks, repairs, code)) in on_both_paths(BREAKAGES) {
+        let database = database_on(path.cluster());
         let mut client = database.connect();
+        forget_counters(&mut client);
         run(&mut client, breaks);
         run(&mut client, "SET ai_limiter.on_error = 'allow'");
         assert_eq!(ask(&mut client, &of_user(CHECK)), format!("t|degraded||{code}"), "{breaks}");
@@ -115,48 +125,85 @@ fn a_settle_that_cannot_be_booked_is_an_error_and_loses_nothing() {
     assert_eq!(drift(&mut client), "");
 }
 
-/// A transaction that has admitted a call, and so holds the locks of its counters.
-fn admitting<'a>(client: &'a mut Client) -> postgres::Transaction<'a> {
-    let mut transaction = client.transaction().unwrap();
-    let reserve = of_user("SELECT ai_limiter.reserve_ai_usage(:u, :t, cost_usd => 0.01)");
-    transaction.batch_execute(&reserve).unwrap();
-    transaction
+/// Counters that are known, and sessions that know the rules, need no table.
+#[test]
+fn counters_in_shared_memory_answer_while_their_tables_are_broken() {
+    for (breaks, repairs, _) in BREAKAGES {
+        let database = database_on(Cluster::shared_preloaded());
+        let mut client = database.connect();
+        assert_eq!(ask(&mut client, &of_user(CHECK)), "t|ok|user_daily_cost|");
+        run(&mut client, breaks);
+        assert_eq!(ask(&mut client, &of_user(CHECK)), "t|ok|user_daily_cost|", "{breaks}");
+        // The limit is a dollar, of which 0.6 are gone.
+        assert_eq!(ask(&mut client, &of_user(RESERVE)), "t|ok|t", "{breaks}");
+        let more = of_user(RESERVE).replace("0.1", "0.31");
+        assert_eq!(ask(&mut client, &more), "f|limit_exceeded|f", "{breaks}");
+        run(&mut client, repairs);
+        let holds = "SELECT count(*), trim_scale(sum(cost_usd)) FROM ai_limiter.ai_reservations";
+        assert_eq!(ask(&mut client, holds), "2|0.4", "{breaks}");
+        assert_eq!(drift(&mut client), "", "{breaks}");
+    }
 }
+
+/// A hold that cannot be written is not counted either.
+#[test]
+fn a_hold_that_fails_to_be_written_is_given_back() {
+    let database = database();
+    let mut client = database.connect();
+    run(&mut client, "ALTER TABLE ai_limiter.ai_reservations ADD CHECK (cost_usd < 0.2) NOT VALID");
+    run(&mut client, "SET ai_limiter.on_error = 'allow'");
+    let reserve = of_user(RESERVE);
+    assert_eq!(outcome(&mut client, &reserve.replace("0.1", "0.35")), "23514");
+    run(&mut client, "BEGIN; SAVEPOINT s");
+    assert_eq!(outcome(&mut client, &reserve.replace("0.1", "0.35")), "23514");
+    run(&mut client, "ROLLBACK TO s");
+    for _ in 0..4 {
+        assert_eq!(ask(&mut client, &reserve), "t|ok|t");
+    }
+    assert_eq!(ask(&mut client, &reserve), "f|limit_exceeded|f");
+    run(&mut client, "COMMIT");
+    assert_eq!(drift(&mut client), "");
+}
+
+/// What the other session holds.
+const HOLD: &str = "user_id => :u, tenant_id => :t, cost_usd => 0.01";
 
 #[test]
 fn a_timeout_while_waiting_for_a_counter_is_the_callers_own() {
-    let database = database();
-    let mut holder = database.connect();
-    let holding = admitting(&mut holder);
-    let mut client = database.connect();
-    for on_error in ["deny", "allow"] {
+    for (path, on_error) in on_both_paths(["deny", "allow"]) {
+        let database = database_on(path.cluster());
+        let (mut holder, mut client) = (database.connect(), database.connect());
+        path.hold_up(&mut holder, &of_user(HOLD));
         run(&mut client, &format!("SET ai_limiter.on_error = '{on_error}'"));
         for (setting, code) in [("statement_timeout", "57014"), ("lock_timeout", "55P03")] {
             run(&mut client, &format!("SET {setting} = '150ms'"));
             assert_eq!(outcome(&mut client, &of_user(RESERVE)), code, "{on_error} {setting}");
             run(&mut client, &format!("RESET {setting}"));
-            // The session goes on, and whoever only asks does not wait.
-            assert_eq!(ask(&mut client, &of_user(CHECK)), "t|ok|user_daily_cost|");
+            // The session goes on, and whoever only asks waits for no other call.
+            if path == Path::Tables {
+                assert_eq!(ask(&mut client, &of_user(CHECK)), "t|ok|user_daily_cost|");
+            }
         }
+        // Also when the call is one of many in a transaction that goes on.
+        run(&mut client, "BEGIN; SAVEPOINT s; SET LOCAL lock_timeout = '150ms'");
+        assert_eq!(outcome(&mut client, &of_user(RESERVE)), "55P03");
+        run(&mut client, "ROLLBACK TO s");
+        run(&mut holder, "COMMIT");
+        assert_eq!(ask(&mut client, &of_user(RESERVE)), "t|ok|t");
+        run(&mut client, "COMMIT");
+        assert_eq!(ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_reservations"), "3");
+        assert_eq!(drift(&mut client), "");
     }
-    // Also when the call is one of many in a transaction that goes on.
-    run(&mut client, "BEGIN; SAVEPOINT s; SET LOCAL lock_timeout = '150ms'");
-    assert_eq!(outcome(&mut client, &of_user(RESERVE)), "55P03");
-    run(&mut client, "ROLLBACK TO s");
-    holding.commit().unwrap();
-    assert_eq!(ask(&mut client, &of_user(RESERVE)), "t|ok|t");
-    run(&mut client, "COMMIT");
-    assert_eq!(ask(&mut client, "SELECT count(*) FROM ai_limiter.ai_reservations"), "3");
-    assert_eq!(drift(&mut client), "");
 }
 
 #[test]
 fn a_cancelled_or_terminated_wait_admits_nothing() {
-    let database = database();
-    let mut holder = database.connect();
-    let holding = admitting(&mut holder);
-    let mut watcher = database.connect();
-    for (function, code) in [("pg_cancel_backend", "57014"), ("pg_terminate_backend", "")] {
+    for (path, (function, code)) in
+        on_both_paths([("pg_cancel_backend", "57014"), ("pg_terminate_backend", "")])
+    {
+        let database = database_on(path.cluster());
+        let (mut holder, mut watcher) = (database.connect(), database.connect());
+        path.hold_up(&mut holder, &of_user(HOLD));
         let mut client = database.connect();
         run(&mut client, "SET ai_limiter.on_error = 'allow'");
         let pid = ask(&mut client, "SELECT pg_backend_pid()");
@@ -172,10 +219,10 @@ fn a_cancelled_or_terminated_wait_admits_nothing() {
         // The connection of the terminated one is gone, and says no more than that.
         let error = waiting.join().unwrap().expect_err(function);
         assert!(["57P01", code].contains(&sqlstate(&error)), "{function}: {error}");
+        run(&mut holder, "COMMIT");
+        assert_eq!(ask(&mut watcher, "SELECT count(*) FROM ai_limiter.ai_reservations"), "2");
+        assert_eq!(drift(&mut watcher), "");
     }
-    holding.rollback().unwrap();
-    assert_eq!(ask(&mut watcher, "SELECT count(*) FROM ai_limiter.ai_reservations"), "1");
-    assert_eq!(drift(&mut watcher), "");
 }
 
 #[test]

@@ -10,14 +10,11 @@ use ai_limiter_tests::{Cluster, Database, sqlstate};
 use people::{ask, claims, describe, drift, id, outcome, refusal, run};
 use postgres::NoTls;
 
+const MALLORY: &str = "CREATE ROLE mallory LOGIN; GRANT authenticated TO mallory";
+
 fn cluster() -> &'static Cluster {
     static PREPARED: OnceLock<()> = OnceLock::new();
-    PREPARED.get_or_init(|| {
-        run(
-            &mut Cluster::shared().connect(),
-            "CREATE ROLE mallory LOGIN; GRANT authenticated TO mallory",
-        );
-    });
+    PREPARED.get_or_init(|| run(&mut Cluster::shared().connect(), MALLORY));
     Cluster::shared()
 }
 
@@ -25,7 +22,9 @@ const ASK: &str = "SELECT reason FROM ai_limiter.check_ai_limit(cost_usd => 1000
 
 #[test]
 fn a_setting_written_before_the_library_is_loaded_gains_nothing() {
-    let database = cluster().fresh_database();
+    let cluster = Cluster::builder().supabase_roles().without_preload().start();
+    run(&mut cluster.connect(), MALLORY);
+    let database = cluster.fresh_database();
     let options = "-c ai_limiter.mode=off -c ai_limiter.claim_setters=mallory \
         -c ai_limiter.on_error=allow";
     let mut config = database.config("mallory");
@@ -56,6 +55,28 @@ fn a_setting_written_before_the_library_is_loaded_gains_nothing() {
     assert_eq!(outcome(&mut mallory, function), "42501");
     let alter = "ALTER ROLE mallory SET ai_limiter.mode = 'off'";
     assert_eq!(outcome(&mut mallory, alter), "42501");
+}
+
+/// Where the library is loaded before anybody logs in there is no such moment.
+#[test]
+fn with_the_library_preloaded_no_login_can_bring_a_setting_along() {
+    let cluster = Cluster::builder().supabase_roles().preloaded().start();
+    run(&mut cluster.connect(), MALLORY);
+    let database = cluster.fresh_database();
+    for setting in ["ai_limiter.mode=off", "ai_limiter.claim_setters=mallory"] {
+        let mut config = database.config("mallory");
+        let refused =
+            config.options(&format!("-c {setting}")).connect(NoTls).map(drop).unwrap_err();
+        assert_eq!(sqlstate(&refused), "42501", "{setting}");
+    }
+    let mut mallory = database.connect_as("mallory");
+    for before in
+        ["SET ai_limiter.mode = 'off'", "SELECT set_config('ai_limiter.mode', 'off', false)"]
+    {
+        assert_eq!(outcome(&mut mallory, before), "42501", "{before}");
+    }
+    run(&mut mallory, "SET ROLE authenticated");
+    assert_eq!(ask(&mut mallory, ASK), "limit_exceeded");
 }
 
 #[test]

@@ -11,7 +11,11 @@ use ai_limiter_tests::{Cluster, Database, sqlstate};
 
 /// A database with a cap of a dollar, in which nothing has been written yet.
 fn untouched_database() -> Database {
-    let database = Cluster::shared().fresh_database();
+    untouched_database_of(Cluster::shared())
+}
+
+fn untouched_database_of(cluster: &Cluster) -> Database {
+    let database = cluster.fresh_database();
     let mut admin = database.connect();
     disable_shipped_limits(&mut admin);
     admin.run(
@@ -125,7 +129,7 @@ fn settling_and_extending_expired_holds_while_they_are_tidied_up_loses_nothing()
 
 #[test]
 fn an_extension_is_never_granted_to_a_hold_that_is_forgotten_meanwhile() {
-    let database = untouched_database();
+    let database = untouched_database_of(Cluster::shared_without_preload());
     let (mut client, mut extending) = (database.connect(), database.connect());
     let (mut tidying, mut observer) = (database.connect(), database.connect());
     let hold = reserve(&mut client, "cost_usd => 0.1, ttl => '10 milliseconds'").id().to_owned();

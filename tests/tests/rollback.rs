@@ -6,6 +6,7 @@ use ai_limiter_tests::calls::{
     LEVELS, Session, assert_sound, backend_pid, database_with_a_dollar, explained, held_cents,
     reserve, try_extend, try_reserve, wait_for_lock_wait, wait_until,
 };
+use ai_limiter_tests::waiting::Path;
 use ai_limiter_tests::{Cluster, Database, sqlstate};
 use postgres::{Client, Error};
 
@@ -100,7 +101,7 @@ fn a_released_savepoint_keeps_what_it_did_and_shares_the_fate_of_its_transaction
 
 #[test]
 fn a_rollback_to_a_savepoint_lets_waiting_calls_go_on() {
-    let database = database_with_a_dollar(Cluster::shared());
+    let database = database_with_a_dollar(Cluster::shared_without_preload());
     let (mut client, mut other) = (database.connect(), database.connect());
     client.run("BEGIN; SAVEPOINT a");
     assert!(reserve(&mut client, "cost_usd => 0.9").allowed);
@@ -113,6 +114,49 @@ fn a_rollback_to_a_savepoint_lets_waiting_calls_go_on() {
     assert!(!reserve(&mut client, "cost_usd => 0.9").allowed);
     client.run("COMMIT");
     assert_eq!(held_cents(&mut other), 90);
+    assert_sound(&mut other);
+}
+
+#[test]
+fn in_shared_memory_a_rollback_to_a_savepoint_frees_room_at_once() {
+    let database = database_with_a_dollar(Cluster::shared_preloaded());
+    let (mut client, mut other) = (database.connect(), database.connect());
+    client.run("BEGIN; SAVEPOINT a");
+    assert!(reserve(&mut client, "cost_usd => 0.5").allowed);
+    client.run("SAVEPOINT b");
+    assert!(reserve(&mut client, "cost_usd => 0.4").allowed);
+    assert!(!reserve(&mut other, "cost_usd => 0.2").allowed);
+    client.run("ROLLBACK TO b");
+    assert!(reserve(&mut other, "cost_usd => 0.2").allowed);
+    // A savepoint that is released is undone with the one around it, and not before.
+    assert!(reserve(&mut client, "cost_usd => 0.2").allowed);
+    client.run("RELEASE b");
+    assert!(!reserve(&mut other, "cost_usd => 0.2").allowed);
+    client.run("ROLLBACK TO a");
+    assert!(reserve(&mut other, "cost_usd => 0.7").allowed);
+    assert!(!reserve(&mut client, "cost_usd => 0.2").allowed);
+    client.run("COMMIT");
+    assert_eq!(held_cents(&mut other), 90);
+    assert_sound(&mut other);
+}
+
+#[test]
+fn in_shared_memory_room_that_a_savepoint_may_need_back_is_not_given_away() {
+    let database = database_with_a_dollar(Cluster::shared_preloaded());
+    let (mut client, mut other) = (database.connect(), database.connect());
+    let hold = reserve(&mut client, "cost_usd => 0.9").id().to_owned();
+    client.run("BEGIN; SAVEPOINT a");
+    client.run(&format!("SELECT ai_limiter.release_ai_usage('{hold}')"));
+    assert!(reserve(&mut client, "cost_usd => 0.3").allowed);
+    assert!(!reserve(&mut other, "cost_usd => 0.2").allowed);
+    client.run("RELEASE a; SAVEPOINT b");
+    assert!(reserve(&mut client, "cost_usd => 0.7").allowed);
+    client.run("ROLLBACK TO b");
+    // Either end is possible: 30 cents, or the 90 of before.
+    assert!(!reserve(&mut other, "cost_usd => 0.2").allowed);
+    client.run("COMMIT");
+    assert!(reserve(&mut other, "cost_usd => 0.7").allowed);
+    assert_eq!(held_cents(&mut other), 100);
     assert_sound(&mut other);
 }
 
@@ -141,16 +185,16 @@ fn a_failing_statement_takes_its_hold_along() {
     assert_sound(&mut client);
 }
 
-/// While one transaction holds 60 cents, another session's call for 60 waits and is ended by `end`.
-/// What that call answered, and what can be held afterwards of the rest.
+/// While 60 cents are held, another session's call for 30 waits and is ended by `end`. What that
+/// call answered, and what can be held afterwards of the rest.
 fn waiting_call_ended_by(
+    path: Path,
     prepare: &str,
     end: impl FnOnce(&mut Client, i32),
 ) -> (Result<bool, Error>, Database) {
-    let database = database_with_a_dollar(Cluster::shared());
+    let database = database_with_a_dollar(path.cluster());
     let (mut client, mut other) = (database.connect(), database.connect());
-    client.run("BEGIN");
-    assert!(reserve(&mut client, "cost_usd => 0.6").allowed);
+    path.hold_up(&mut client, "cost_usd => 0.6");
     let pid = backend_pid(&mut other);
     other.run(prepare);
     let mut observer = database.connect();
@@ -177,9 +221,9 @@ fn waiting_call_ended_by(
 
 #[test]
 fn a_cancelled_call_is_no_answer_and_leaves_nothing() {
-    for on_error in ["deny", "allow"] {
+    for (path, on_error) in Path::BOTH.into_iter().flat_map(|p| [(p, "deny"), (p, "allow")]) {
         let setting = format!("SET ai_limiter.on_error = {on_error}");
-        let (answer, _) = waiting_call_ended_by(&setting, |observer, pid| {
+        let (answer, _) = waiting_call_ended_by(path, &setting, |observer, pid| {
             observer.run(&format!("SELECT pg_cancel_backend({pid})"));
         });
         assert_eq!(sqlstate(&answer.unwrap_err()), "57014");
@@ -188,30 +232,35 @@ fn a_cancelled_call_is_no_answer_and_leaves_nothing() {
 
 #[test]
 fn a_call_that_runs_into_a_timeout_is_no_answer_and_leaves_nothing() {
-    for (setting, code) in [("statement_timeout", "57014"), ("lock_timeout", "55P03")] {
-        let setting = format!("SET ai_limiter.on_error = allow; SET {setting} = '300ms'");
-        let (answer, _) = waiting_call_ended_by(&setting, |observer, pid| {
-            let waits = format!(
-                "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'"
-            );
-            wait_until("the call has given up", || observer.value(&waits) == "0");
-        });
-        assert_eq!(sqlstate(&answer.unwrap_err()), code);
+    for path in Path::BOTH {
+        for (setting, code) in [("statement_timeout", "57014"), ("lock_timeout", "55P03")] {
+            let setting = format!("SET ai_limiter.on_error = allow; SET {setting} = '300ms'");
+            let (answer, _) = waiting_call_ended_by(path, &setting, |observer, pid| {
+                let waits = format!(
+                    "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'"
+                );
+                wait_until("the call has given up", || observer.value(&waits) == "0");
+            });
+            assert_eq!(sqlstate(&answer.unwrap_err()), code);
+        }
     }
 }
 
 #[test]
 fn a_terminated_call_leaves_nothing() {
-    let (answer, _) = waiting_call_ended_by("SET ai_limiter.on_error = allow", |observer, pid| {
-        observer.run(&format!("SELECT pg_terminate_backend({pid})"));
-    });
-    let error = answer.unwrap_err();
-    assert!(sqlstate(&error) == "57P01" || error.is_closed(), "{}", explained(&error));
+    for path in Path::BOTH {
+        let allow = "SET ai_limiter.on_error = allow";
+        let (answer, _) = waiting_call_ended_by(path, allow, |observer, pid| {
+            observer.run(&format!("SELECT pg_terminate_backend({pid})"));
+        });
+        let error = answer.unwrap_err();
+        assert!(sqlstate(&error) == "57P01" || error.is_closed(), "{}", explained(&error));
+    }
 }
 
 #[test]
 fn a_terminated_session_gives_back_what_its_open_transaction_held() {
-    let database = database_with_a_dollar(Cluster::shared());
+    let database = database_with_a_dollar(Cluster::shared_without_preload());
     let (mut client, mut other) = (database.connect(), database.connect());
     let earlier = reserve(&mut client, "cost_usd => 0.05").id().to_owned();
     let before = traces(&mut other);
@@ -230,8 +279,28 @@ fn a_terminated_session_gives_back_what_its_open_transaction_held() {
 }
 
 #[test]
+fn in_shared_memory_a_terminated_session_gives_back_what_its_open_transaction_held() {
+    let database = database_with_a_dollar(Cluster::shared_preloaded());
+    let (mut client, mut other) = (database.connect(), database.connect());
+    let earlier = reserve(&mut client, "cost_usd => 0.05").id().to_owned();
+    let before = traces(&mut other);
+    client.run("BEGIN");
+    do_everything(&mut client, &earlier);
+    let open = backend_pid(&mut client);
+    assert!(!reserve(&mut other, "cost_usd => 0.95").allowed);
+    other.run(&format!("SELECT pg_terminate_backend({open})"));
+    wait_until("all is given back", || reserve(&mut other, "cost_usd => 0.95").allowed);
+    assert_eq!(held_cents(&mut other), 100);
+    other.run("SELECT ai_limiter.release_ai_usage(id) FROM ai_limiter.ai_reservations WHERE cost_usd = 0.95");
+    other.run("DELETE FROM ai_limiter.ai_reservations WHERE cost_usd = 0.95; DELETE FROM ai_limiter.ai_denials");
+    assert_eq!(traces(&mut other), before);
+    assert_sound(&mut other);
+}
+
+#[test]
 fn a_deadlock_of_two_transactions_ends_with_an_error_and_no_drift() {
-    let database = database_with_a_dollar(Cluster::shared());
+    // In shared memory calls do not wait for each other.
+    let database = database_with_a_dollar(Cluster::shared_without_preload());
     database.connect().run(
         "INSERT INTO ai_limiter.ai_limits (name, per, metric, period, amount) \
          VALUES ('feature', '{feature}', 'requests', 'total', 10); \

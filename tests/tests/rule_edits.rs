@@ -7,11 +7,16 @@ use ai_limiter_tests::calls::{
     Session, assert_sound, backend_pid, disable_shipped_limits, explained, reserve, try_reserve,
     wait_for_lock_wait, wait_until,
 };
+use ai_limiter_tests::waiting::Path;
 use ai_limiter_tests::{Cluster, Database, sqlstate};
 use postgres::{Client, Error, IsolationLevel};
 
 fn database() -> Database {
-    let database = Cluster::shared().fresh_database();
+    database_of(Cluster::shared())
+}
+
+fn database_of(cluster: &Cluster) -> Database {
+    let database = cluster.fresh_database();
     let mut admin = database.connect();
     disable_shipped_limits(&mut admin);
     admin.run("SELECT ai_limiter.ensure_ai_partitions()");
@@ -195,17 +200,22 @@ fn an_administrator_who_gives_up_waiting_keeps_a_usable_session() {
 
 /// A call that waits for its counter while an administrator changes something in `edit`; the
 /// counter is free when the change is committed. What that call is told.
-fn told_after_waiting(edit: &str) -> (bool, String) {
-    let database = database();
+fn told_after_waiting(path: Path, is_rolling: bool, edit: &str) -> (bool, String) {
+    let database = database_of(path.cluster());
+    let (rule, path) = match is_rolling {
+        // Summed from the tables in any case.
+        true => ("period = NULL, rolling = '1 hour'", Path::Tables),
+        false => ("period = 'total'", path),
+    };
     let (mut client, mut waiting) = (database.connect(), database.connect());
     let mut admin = database.connect();
     succeed(add_rule(&mut admin, "cost", "1"));
+    admin.run(&format!("UPDATE ai_limiter.ai_limits SET {rule} WHERE name = 'cost'"));
     admin.run(
         "INSERT INTO ai_limiter.ai_accounts (user_id) \
          VALUES ('00000000-0000-0000-0000-000000000001')",
     );
-    client.run("BEGIN");
-    assert!(reserve(&mut client, "cost_usd => 0.5").allowed);
+    path.hold_up(&mut client, "cost_usd => 0.5");
     let pid = backend_pid(&mut waiting);
     let call = "user_id => '00000000-0000-0000-0000-000000000001', cost_usd => 0.4, feature => 'f'";
     let thread = thread::spawn(move || try_reserve(&mut waiting, call));
@@ -219,20 +229,24 @@ fn told_after_waiting(edit: &str) -> (bool, String) {
 
 #[test]
 fn a_waiting_call_is_judged_by_what_is_configured_when_its_turn_comes() {
-    assert_eq!(told_after_waiting("SELECT 1"), (true, "ok".to_owned()));
-    for (edit, reason) in [
-        ("SELECT ai_limiter.suspend_ai('feature', 'f')", "suspended"),
-        ("UPDATE ai_limiter.ai_limits SET amount = 0.8 WHERE name = 'cost'", "limit_exceeded"),
-        ("UPDATE ai_limiter.ai_accounts SET suspended = true", "suspended"),
-    ] {
-        assert_eq!(told_after_waiting(edit), (false, reason.to_owned()), "{edit}");
+    for (path, is_rolling) in Path::BOTH.into_iter().flat_map(|p| [(p, false), (p, true)]) {
+        assert_eq!(told_after_waiting(path, is_rolling, "SELECT 1"), (true, "ok".to_owned()));
+        for (edit, reason) in [
+            ("SELECT ai_limiter.suspend_ai('feature', 'f')", "suspended"),
+            ("UPDATE ai_limiter.ai_limits SET amount = 0.8 WHERE name = 'cost'", "limit_exceeded"),
+            ("UPDATE ai_limiter.ai_accounts SET suspended = true", "suspended"),
+        ] {
+            let told = told_after_waiting(path, is_rolling, edit);
+            assert_eq!(told, (false, reason.to_owned()), "{path:?} {is_rolling} {edit}");
+        }
     }
 }
 
 #[test]
 fn a_zone_that_changes_while_a_call_waits_lets_it_pass_no_cap() {
     const TENANT: &str = "00000000-0000-0000-0000-0000000000aa";
-    let database = database();
+    // With counters in shared memory an edit of a zone waits for whoever may be overtaken.
+    let database = database_of(Cluster::shared_without_preload());
     let mut admin = database.connect();
     // A call for the chat takes two locks, in an order that hangs on its user: with some users it
     // waits for the user's before it has the tenant's.

@@ -1,7 +1,8 @@
 //! Loading a counter that is absent: its sum from the tables, published for all.
 //!
 //! Guarded by the counter's heavyweight lock from before the snapshot until the counter is published:
-//! one loader at a time, with deadlock detection, cancel and lock_timeout; an error gives it back. The
+//! one loader at a time, with deadlock detection, cancel and lock_timeout; an error gives it back. Who
+//! only asks waits a moment for another loader, and not for a transaction that keeps the lock. The
 //! snapshot hides this transaction's own rows, which are pending and would count twice.
 //!
 //! What is published under an epoch that has ended would miss what ended it: the caller starts over,
@@ -15,17 +16,24 @@ use crate::pg::lock;
 use crate::pg::spi::{Snapshot, Spi};
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::error::Result;
+use pgrx::pg_sys;
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loaded {
     /// It is there; pinned if that was asked for.
     Present(Sums),
-    /// There is no room for it. If it was to be pinned, its lock is kept to the end of the transaction.
+    /// There is no room for it, or who keeps its lock has found none. If it was to be pinned, its lock
+    /// is kept to the end of the transaction.
     NoRoom,
     /// Rules or zones have changed since `epoch`.
     Stale,
 }
+
+/// How often, and for how many microseconds, who only asks waits for another loader. Long enough for
+/// most loads, so that not everybody sums after a restart.
+const MOST_WAITS: u32 = 50;
+const WAIT_MICROSECONDS: i64 = 2_000;
 
 /// Makes the counter present. `pins` keeps it so until the end of the (sub)transaction.
 pub fn load(
@@ -38,7 +46,11 @@ pub fn load(
     let lock_key = counter.own_lock_key();
     if !lock::try_acquire(&lock_key) {
         count(Count::LockWaits);
-        lock::acquire(&lock_key);
+        if pins {
+            lock::acquire(&lock_key);
+        } else if let Some(loaded) = await_loader(installation, key, &lock_key) {
+            return Ok(loaded);
+        }
     }
     let loaded = load_locked(spi, installation, epoch, (key, counter), pins)?;
     if loaded == Loaded::NoRoom && pins {
@@ -47,6 +59,26 @@ pub fn load(
         lock::release(&lock_key);
     }
     Ok(loaded)
+}
+
+/// Waits for a counter that somebody else loads, or for its lock: then `None`.
+fn await_loader(
+    installation: &'static Installation,
+    key: &Key,
+    lock_key: &lock::Key,
+) -> Option<Loaded> {
+    for _ in 0..MOST_WAITS {
+        // SAFETY: sleeps; an interrupt that is pending raises, which unwinds.
+        unsafe { pg_sys::pg_usleep(WAIT_MICROSECONDS.into()) };
+        pgrx::check_for_interrupts!();
+        if let Some(sums) = take(installation, key, None, false) {
+            return Some(Loaded::Present(sums));
+        }
+        if lock::try_acquire(lock_key) {
+            return None;
+        }
+    }
+    Some(Loaded::NoRoom)
 }
 
 fn load_locked(

@@ -273,6 +273,10 @@ fn end(committed: bool) {
         if let Some(at) = own.filter(|_| committed) {
             installation.expires(at);
         }
+        if committed && state.bulk.is_some() {
+            // It may have written holds with any expiry: the next one is to be looked for.
+            installation.expires(Timestamp(0));
+        }
         if let Some(tell) = state.at_end.take() {
             tell(installation.id(), committed);
         }

@@ -118,7 +118,7 @@ fn drop_roles(client: &mut Client) {
 #[test]
 fn the_sql_of_every_page_runs_and_gives_what_the_page_shows() {
     let accept = std::env::var("DOCS_ACCEPT").is_ok_and(|value| value == "1");
-    let cluster = Cluster::builder().supabase_roles().setting("fsync", "off").start();
+    let cluster = Cluster::builder().preloaded().supabase_roles().setting("fsync", "off").start();
     let mut wrong = Vec::new();
     for (number, page) in pages().iter().enumerate() {
         let database = cluster.create_database(&format!("page_{number}"));

@@ -28,7 +28,8 @@ fn sections() -> BTreeMap<String, String> {
 
 /// A database with the extension, its library loaded.
 fn database() -> (Database, Client) {
-    let database = Cluster::shared().fresh_database();
+    // Only there are all settings.
+    let database = Cluster::shared_preloaded().fresh_database();
     let mut client = database.connect();
     client.batch_execute("LOAD 'ai_limiter'").unwrap();
     (database, client)
