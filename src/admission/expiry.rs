@@ -26,10 +26,16 @@ pub fn is_swept(installation: &Installation, now: Timestamp) -> bool {
 
 /// Marks holds whose time is over, as many as one transaction should; gives how many.
 pub fn expire(now: Timestamp) -> Result<usize> {
-    let due: Vec<_> = as_owner(|spi| holds::due(spi, now, BATCH))?
-        .into_iter()
-        .filter(|id| lock::try_acquire(&holds::lock_key(*id)))
-        .collect();
+    let (mut due, mut past) = (Vec::new(), 0);
+    while due.is_empty() {
+        let page = as_owner(|spi| holds::due(spi, now, BATCH, past))?;
+        past += BATCH;
+        let is_last = (page.len() as i64) < BATCH;
+        due.extend(page.into_iter().filter(|id| lock::try_acquire(&holds::lock_key(*id))));
+        if is_last {
+            break;
+        }
+    }
     let expired = as_owner(|spi| holds::expire(spi, &due, now))?;
     for hold in &expired {
         adjust::hold_ends(&hold.dimensions, hold.created_at, &hold.size)?;
@@ -40,15 +46,25 @@ pub fn expire(now: Timestamp) -> Result<usize> {
 /// Marks what is due, and finds out when the next hold expires. Does nothing where somebody else is
 /// at it.
 pub fn expire_due(installation: &'static Installation) -> Result<()> {
-    let key = Key::new(Class::Expiry, "holds");
-    if !lock::try_acquire(&key) {
-        return Ok(());
+    if lock::try_acquire(&Key::new(Class::Expiry, "holds")) {
+        look(installation)?;
     }
-    installation.begin_looking();
-    let now = clock::now();
-    expire(now)?;
-    transaction::found_next_expiry(as_owner(|spi| holds::next_expiry(spi, &Snapshot::latest()))?);
     Ok(())
+}
+
+/// Marks what is due and gives how many, under the lock, which is given back: this transaction may be
+/// left open, and what it has marked, others pass over. When the next hold expires is known to all
+/// at once where nothing was marked, else when this commits.
+fn look(installation: &'static Installation) -> Result<usize> {
+    let look = installation.begin_looking();
+    let count = expire(clock::now())?;
+    let next = |snapshot| as_owner(|spi| holds::next_expiry(spi, &snapshot));
+    if count == 0 {
+        installation.found(look, next(Snapshot::of_others())?);
+    }
+    transaction::found_next_expiry(look, next(Snapshot::latest())?);
+    lock::release(&Key::new(Class::Expiry, "holds"));
+    Ok(count)
 }
 
 /// Whether a hold is open whose time is over; where none is, finds out when the next one expires, for
@@ -58,12 +74,12 @@ pub fn is_due(installation: &'static Installation, now: Timestamp) -> Result<boo
     if !lock::try_acquire(&key) {
         return Ok(true);
     }
-    installation.begin_looking();
+    let look = installation.begin_looking();
     // Without what this transaction has marked itself: that may be undone.
     let next = as_owner(|spi| holds::next_expiry(spi, &Snapshot::of_others()))?;
     let is_due = next.is_some_and(|at| at <= now);
     if !is_due {
-        installation.found(next);
+        installation.found(look, next);
     }
     lock::release(&key);
     Ok(is_due || transaction::may_expire(installation, now))
@@ -78,8 +94,5 @@ pub fn sweep() -> Result<usize> {
         return Ok(0);
     }
     lock::acquire(&Key::new(Class::Expiry, "holds"));
-    installation.begin_looking();
-    let count = expire(now)?;
-    transaction::found_next_expiry(as_owner(|spi| holds::next_expiry(spi, &Snapshot::latest()))?);
-    Ok(count)
+    look(installation)
 }

@@ -125,11 +125,12 @@ pub fn extend(spi: &Spi, id: Uuid, size: &Size, expires_at: Timestamp) -> Result
     Ok(!writing(|| spi.write(SQL, &args, |_| Ok(())))?.is_empty())
 }
 
-/// Open holds whose time is over, those first that are over longest.
-pub fn due(spi: &Spi, now: Timestamp, most: i64) -> Result<Vec<Uuid>> {
+/// Open holds whose time is over, those first that are over longest, past so many.
+pub fn due(spi: &Spi, now: Timestamp, most: i64, past: i64) -> Result<Vec<Uuid>> {
     const SQL: &str = "SELECT id FROM ai_limiter.ai_reservations \
-        WHERE state = 'open' AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
-    spi.read(SQL, &[now.into(), Arg::Int(Some(most))], |row| required(row.uuid(1), "id"))
+        WHERE state = 'open' AND expires_at <= $1 ORDER BY expires_at LIMIT $2 OFFSET $3";
+    let args = [now.into(), Arg::Int(Some(most)), Arg::Int(Some(past))];
+    spi.read(SQL, &args, |row| required(row.uuid(1), "id"))
 }
 
 /// Marks those of these holds that are still open and due, and gives them. Call [`lock()`] first. A row

@@ -172,3 +172,32 @@ fn a_hold_that_expires_frees_its_budget_for_waiting_clients() {
     assert_eq!(client.value(over), "t");
     assert!(!reserve(&mut client, "cost_usd => 0.01").allowed);
 }
+
+/// Marking what is due belongs to the transaction that does it; what comes due later is anybody's.
+#[test]
+fn an_open_transaction_that_found_a_hold_expired_keeps_nobody_from_finding_others() {
+    for end in ["COMMIT", "ROLLBACK"] {
+        let database = untouched_database();
+        let (mut client, mut open) = (database.connect(), database.connect());
+        client.run("UPDATE ai_limiter.ai_limits SET per = '{feature}' WHERE id > 0");
+        for (feature, ttl) in [("a", 100), ("b", 100), ("b", 600)] {
+            let call =
+                format!("cost_usd => 0.5, feature => '{feature}', ttl => '{ttl} milliseconds'");
+            assert!(reserve(&mut client, &call).allowed);
+        }
+        client.run("SELECT pg_sleep(0.2)");
+        open.run("BEGIN; SAVEPOINT a");
+        assert!(reserve(&mut open, "cost_usd => 1, feature => 'a'").allowed);
+        open.run("RELEASE a");
+        client.run("SELECT pg_sleep(0.6)");
+        client.run("SET statement_timeout = '5s'");
+        // The one that came due since, at least, and all when the transaction has ended.
+        assert!(reserve(&mut client, "cost_usd => 0.5, feature => 'b'").allowed);
+        open.run(end);
+        assert!(reserve(&mut client, "cost_usd => 0.5, feature => 'b'").allowed);
+        assert!(!reserve(&mut client, "cost_usd => 0.01, feature => 'b'").allowed);
+        let a = reserve(&mut client, "cost_usd => 1, feature => 'a'");
+        assert_eq!(a.allowed, end == "ROLLBACK");
+        assert_sound(&mut client);
+    }
+}

@@ -59,8 +59,9 @@ struct State {
     changes: Vec<(Level, Change)>,
     /// The earliest expiry of the holds that were written.
     expires: Option<Timestamp>,
-    /// The next expiry of all, once those that were due are marked: `None` inside for never.
-    next_expiry: Option<Option<Timestamp>>,
+    /// The look that this transaction has marked what was due in, and the next expiry of all that
+    /// are left; `None` for never.
+    next_expiry: Option<(u64, Option<Timestamp>)>,
     /// What is to be told at the end whether it committed.
     at_end: Option<fn(u64, bool)>,
 }
@@ -125,15 +126,15 @@ pub fn at_its_end(installation: &'static Installation, tell: fn(u64, bool)) {
 }
 
 /// This transaction has marked what was due, and holds expire next at `at`.
-pub fn found_next_expiry(at: Option<Timestamp>) {
-    STATE.with_borrow_mut(|state| state.next_expiry = Some(at));
+pub fn found_next_expiry(look: u64, at: Option<Timestamp>) {
+    STATE.with_borrow_mut(|state| state.next_expiry = Some((look, at)));
 }
 
 /// Whether a hold may be open whose time is over, as far as this transaction sees.
 pub fn may_expire(installation: &Installation, now: Timestamp) -> bool {
     STATE.with_borrow(|state| {
         let others = match state.next_expiry {
-            Some(next) => next.is_some_and(|at| at <= now),
+            Some((_, next)) => next.is_some_and(|at| at <= now),
             None => installation.may_expire(now),
         };
         others || state.expires.is_some_and(|at| at <= now)
@@ -267,8 +268,8 @@ fn end(committed: bool) {
             tell(installation, changes);
         }
         let (next, own) = (state.next_expiry.take(), state.expires.take());
-        if let Some(next) = next.filter(|_| committed) {
-            installation.found(next);
+        if let Some((look, next)) = next.filter(|_| committed) {
+            installation.found(look, next);
         }
         if let Some(at) = own.filter(|_| committed) {
             installation.expires(at);
