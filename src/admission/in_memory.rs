@@ -31,6 +31,7 @@ use ai_limiter_domain::{
     Amount, Call, Dimensions, Limit, Period, Timestamp, Window, error::Result,
 };
 use pgrx::pg_sys;
+use uuid::Uuid;
 
 /// Judges the call, and adds it to its counters where it is admitted.
 pub fn assess(
@@ -50,7 +51,10 @@ pub fn assess(
         return by_tables(call, question);
     }
     // What this transaction has not told the counters only its own eyes can see in the tables.
-    if transaction::has_changed(Change::Shape) || transaction::is_bulk() {
+    if transaction::has_changed(Change::Shape)
+        || transaction::is_bulk()
+        || (admits && caps_own_run(&call.dimensions, question))
+    {
         return alone(installation, call, question);
     }
     let assessed = match decide(installation, call, question, false) {
@@ -226,6 +230,17 @@ fn decide(
     }
 }
 
+fn run_lock_key(tenant: Uuid, run: &str) -> lock::Key {
+    lock::Key::new(Class::Run, &format!("{tenant}/{run}"))
+}
+
+/// Whether the call would give a cap to a run in which this transaction has written without one: the
+/// run had no counter then that it could have told.
+fn caps_own_run(call: &Dimensions, question: &Question) -> bool {
+    let run = call.run_id.as_deref().filter(|_| question.run_limit_usd.is_some());
+    run.is_some_and(|run| lock::is_held_shared(&run_lock_key(call.tenant_id, run)))
+}
+
 /// Makes sure that no other call gives this run a cap of its own meanwhile, or that it has one. False
 /// where it has got one while this waited.
 pub fn holds_run(
@@ -241,7 +256,7 @@ pub fn holds_run(
     if !reads {
         return Err(Undecided::NotKept);
     }
-    let key = lock::Key::new(Class::Run, &format!("{}/{run}", call.tenant_id));
+    let key = run_lock_key(call.tenant_id, run);
     match proposed {
         Some(_) => lock::acquire(&key),
         None => lock::acquire_shared(&key),
