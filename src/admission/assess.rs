@@ -146,6 +146,8 @@ pub struct Resolved {
     pub estimate: Estimate,
     /// The run's own cap, as a rule among the others.
     pub run_limit: Option<Limit>,
+    /// Whether it is this call that would give the run its cap.
+    pub caps_run: bool,
     pub mode: Mode,
     /// The verdict, where no counter is asked for it.
     pub verdict: Option<Verdict>,
@@ -177,8 +179,8 @@ pub fn resolve(
         }
         refused_outright(config, call, &account, &estimate)?.map(|denied| denied.under(mode))
     };
-    let run_limit = run_limit(config, call, question.run_limit_usd)?;
-    Ok(Resolved { account, estimate, run_limit, mode, verdict })
+    let (run_limit, caps_run) = run_limit(config, call, question.run_limit_usd)?;
+    Ok(Resolved { account, estimate, run_limit, caps_run, mode, verdict })
 }
 
 /// The verdict that the counters give.
@@ -281,14 +283,16 @@ fn refused_outright(
     Ok((deny_unpriced && estimate.is_unpriced(call)).then(|| refuse(Reason::UnpricedModel)))
 }
 
-/// The run's own cap: the one it has, else the one that this call would give it.
+/// The run's own cap, and whether this call would give it: else it has one.
 fn run_limit(
     config: &impl Configuration,
     call: &Call,
     proposed: Option<Amount>,
-) -> Decided<Option<Limit>> {
-    let Some(run) = call.dimensions.run_id.as_deref() else { return Ok(None) };
+) -> Decided<(Option<Limit>, bool)> {
+    let Some(run) = call.dimensions.run_id.as_deref() else { return Ok((None, false)) };
     let tenant = call.dimensions.tenant_id;
-    let amount = config.run_limit(tenant, run)?.or(proposed);
-    Ok(amount.map(|amount| Limit::of_run(tenant, amount)))
+    let fixed = config.run_limit(tenant, run)?;
+    let limit = fixed.or(proposed).map(|amount| Limit::of_run(tenant, amount));
+    let caps_run = fixed.is_none() && limit.is_some();
+    Ok((limit, caps_run))
 }

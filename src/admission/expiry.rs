@@ -11,6 +11,7 @@ use crate::pg::clock;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::owner::as_owner;
 use ai_limiter_domain::{Timestamp, error::Result};
+use uuid::Uuid;
 
 /// At most so many in one transaction: each takes a lock.
 const BATCH: i64 = 500;
@@ -23,10 +24,12 @@ pub fn is_swept(installation: &Installation, now: Timestamp) -> bool {
     now.0 - installation.swept_at().0 < SWEEP_TIMEOUT_MICROSECONDS
 }
 
-/// Marks holds whose time is over, as many as one transaction should; gives how many.
-pub fn expire(now: Timestamp) -> Result<usize> {
+/// Marks holds whose time is over, as many as one transaction should; gives how many. `but` is left
+/// as it is.
+pub fn expire(now: Timestamp, but: Option<Uuid>) -> Result<usize> {
     let due: Vec<_> = as_owner(|spi| holds::due(spi, now, BATCH))?
         .into_iter()
+        .filter(|id| Some(*id) != but)
         .filter(|id| lock::try_acquire(&holds::lock_key(*id)))
         .collect();
     let expired = as_owner(|spi| holds::expire(spi, &due, now))?;
@@ -37,15 +40,15 @@ pub fn expire(now: Timestamp) -> Result<usize> {
 }
 
 /// Marks what is due, and finds out when the next hold expires. Does nothing where somebody else is
-/// at it.
-pub fn expire_due(installation: &'static Installation) -> Result<()> {
+/// at it. `but` is the hold that is being extended: it counts until that is decided.
+pub fn expire_due(installation: &'static Installation, but: Option<Uuid>) -> Result<()> {
     let key = Key::new(Class::Expiry, "holds");
     if !lock::try_acquire(&key) {
         return Ok(());
     }
     installation.begin_looking();
     let now = clock::now();
-    expire(now)?;
+    expire(now, but)?;
     transaction::found_next_expiry(as_owner(holds::next_expiry)?);
     Ok(())
 }
@@ -53,14 +56,14 @@ pub fn expire_due(installation: &'static Installation) -> Result<()> {
 /// The worker's round: [`expire_due`], and lets callers know that they need not.
 pub fn sweep() -> Result<usize> {
     let now = clock::now();
-    let Some(installation) = memory::current()? else { return expire(now) };
+    let Some(installation) = memory::current()? else { return expire(now, None) };
     installation.swept(now);
     if !installation.may_expire(now) {
         return Ok(0);
     }
     lock::acquire(&Key::new(Class::Expiry, "holds"));
     installation.begin_looking();
-    let count = expire(now)?;
+    let count = expire(now, None)?;
     transaction::found_next_expiry(as_owner(holds::next_expiry)?);
     Ok(count)
 }

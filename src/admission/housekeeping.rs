@@ -19,7 +19,7 @@ pub fn refresh() -> Result<()> {
     }
     let now = clock::now();
     for _ in 0..MOST_BATCHES {
-        if expiry::expire(now)? == 0 {
+        if expiry::expire(now, None)? == 0 {
             break;
         }
     }

@@ -31,7 +31,6 @@ use ai_limiter_domain::{
     Amount, Call, Dimensions, Limit, Period, Timestamp, Window, error::Result,
 };
 use pgrx::pg_sys;
-use uuid::Uuid;
 
 /// Judges the call, and adds it to its counters where it is admitted.
 pub fn assess(
@@ -51,10 +50,7 @@ pub fn assess(
         return by_tables(call, question);
     }
     // What this transaction has not told the counters only its own eyes can see in the tables.
-    if transaction::has_changed(Change::Shape)
-        || transaction::is_bulk()
-        || (admits && caps_own_run(&call.dimensions, question))
-    {
+    if transaction::has_changed(Change::Shape) || transaction::is_bulk() {
         return alone(installation, call, question);
     }
     let assessed = match decide(installation, call, question, false) {
@@ -202,7 +198,7 @@ fn decide(
             if !admits {
                 return Ok(as_owner(|spi| judge_by_tables(spi, call, question, false))?);
             }
-            expiry::expire_due(installation)?;
+            expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
             has_expired = true;
             continue;
         }
@@ -230,17 +226,6 @@ fn decide(
     }
 }
 
-fn run_lock_key(tenant: Uuid, run: &str) -> lock::Key {
-    lock::Key::new(Class::Run, &format!("{tenant}/{run}"))
-}
-
-/// Whether the call would give a cap to a run in which this transaction has written without one: the
-/// run had no counter then that it could have told.
-fn caps_own_run(call: &Dimensions, question: &Question) -> bool {
-    let run = call.run_id.as_deref().filter(|_| question.run_limit_usd.is_some());
-    run.is_some_and(|run| lock::is_held_shared(&run_lock_key(call.tenant_id, run)))
-}
-
 /// Makes sure that no other call gives this run a cap of its own meanwhile, or that it has one. False
 /// where it has got one while this waited.
 pub fn holds_run(
@@ -256,7 +241,7 @@ pub fn holds_run(
     if !reads {
         return Err(Undecided::NotKept);
     }
-    let key = run_lock_key(call.tenant_id, run);
+    let key = lock::Key::new(Class::Run, &format!("{}/{run}", call.tenant_id));
     match proposed {
         Some(_) => lock::acquire(&key),
         None => lock::acquire_shared(&key),
@@ -297,6 +282,16 @@ fn ask<'a>(
         let counter = || Counter::of(limit, limits, d, &resolved.account, at);
         let window = kept_window(limit, at, zone(limit, &resolved.account));
         let key = Key::new(shared, installation, (limit, label), d, window);
+        let is_of_run = resolved.run_limit.as_ref().is_some_and(|of| std::ptr::eq(of, limit));
+        if is_of_run && resolved.caps_run && !transaction::is_locked(key.hash) {
+            if !reads {
+                return Err(Undecided::NotKept);
+            }
+            // Rows of a run without a cap are told to no counter: there must be none before the cap is
+            // committed, and the transaction that fixes it decides by the tables.
+            lock::acquire(&counter().own_lock_key());
+            transaction::keep_locked(installation, key.hash);
+        }
         let of_tables = if matches!(limit.period, Period::Rolling(_)) {
             true
         } else if transaction::is_locked(key.hash) {

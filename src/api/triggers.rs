@@ -94,6 +94,10 @@ fn touch(trigger: &pgrx::PgTrigger, what: &str) -> Checked<()> {
             });
         }
         "run" => {
+            // Nobody told a counter of the run while it had no cap.
+            if !holds::is_writing() {
+                begin_bulk()?;
+            }
             return both(trigger).try_for_each(|row| {
                 let tenant = id_of(&row, "tenant_id")?;
                 let run = column::<String>(&row, "run_id")?.unwrap_or_default();

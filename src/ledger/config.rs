@@ -1,6 +1,7 @@
 //! Configuration, read afresh at each call under the latest snapshot: nothing is cached, so that no
 //! call can meet a rule, a tier or a zone that is no longer committed.
 
+use super::holds;
 use crate::pg::json;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Snapshot, Spi};
@@ -288,7 +289,8 @@ pub fn run_limit(
 pub fn fix_run_limit(spi: &Spi, tenant: Uuid, run: &str, amount: Amount) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_run_limits (tenant_id, run_id, amount_usd) \
         VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-    spi.write(SQL, &[tenant.into(), run.into(), Arg::Numeric(Some(amount))], |_| Ok(()))?;
+    let args = [tenant.into(), run.into(), Arg::Numeric(Some(amount))];
+    holds::writing(|| spi.write(SQL, &args, |_| Ok(())))?;
     Ok(())
 }
 

@@ -55,12 +55,12 @@ pub fn lock(id: Uuid) {
 }
 
 thread_local! {
-    /// Whether the rows are being written by this module, which tells the counters itself.
+    /// Whether holds or caps of runs are being written by the extension, which tells the counters itself.
     static WRITING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Marks the writing for the length of a closure, however it ends.
-fn writing<R>(work: impl FnOnce() -> R) -> R {
+pub fn writing<R>(work: impl FnOnce() -> R) -> R {
     struct Writing;
     impl Drop for Writing {
         fn drop(&mut self) {
@@ -72,7 +72,7 @@ fn writing<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Whether this module is what writes to the table now, and not somebody's own statement.
+/// Whether the extension is what writes now, and not somebody's own statement.
 pub fn is_writing() -> bool {
     WRITING.get()
 }

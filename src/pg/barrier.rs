@@ -13,7 +13,7 @@
 
 use super::owner::as_owner;
 use super::spi::Arg;
-use super::{guc, lock, relation, subtransaction};
+use super::{guc, relation, subtransaction};
 use ai_limiter_domain::error::Result;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -75,16 +75,21 @@ pub fn is_joined() -> Result<bool> {
 }
 
 fn is_held(barrier: pg_sys::Oid, mode: i32) -> bool {
-    let tag = pg_sys::LOCKTAG {
-        // SAFETY: the database of this backend.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.into(),
-        locktag_field2: barrier.into(),
-        locktag_field3: 0,
-        locktag_field4: 0,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-    };
-    lock::is_held(&tag, mode)
+    // SAFETY: a complete tag of a relation of this database; reads this backend's own locks.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.into(),
+            locktag_field2: barrier.into(),
+            locktag_field3: 0,
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return pg_sys::LockHeldByMe(&raw const tag, mode);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return pg_sys::LockHeldByMe(&raw const tag, mode, false);
+    }
 }
 
 /// Waits, in tries, for every writer to end, and keeps new ones out to the end of the transaction.

@@ -74,22 +74,6 @@ pub fn release(key: &Key) {
     unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ExclusiveLock as i32, false) };
 }
 
-/// Whether this transaction took the lock by [`acquire_shared`].
-pub fn is_held_shared(key: &Key) -> bool {
-    is_held(&key.tag(), pg_sys::ShareLock as i32)
-}
-
-/// Whether this backend holds a lock in this very mode.
-pub fn is_held(tag: &pg_sys::LOCKTAG, mode: i32) -> bool {
-    // SAFETY: a complete tag; reads this backend's own locks.
-    unsafe {
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        return pg_sys::LockHeldByMe(tag, mode);
-        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-        return pg_sys::LockHeldByMe(tag, mode, false);
-    }
-}
-
 impl Key {
     fn tag(&self) -> pg_sys::LOCKTAG {
         pg_sys::LOCKTAG {
