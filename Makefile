@@ -4,10 +4,13 @@
 PG ?= 17
 # For demo: a CSV file of model calls to replay.
 TRACE ?=
+# For torture: where it begins, and how long it goes on.
+SEED ?= 1
+ROUNDS ?= 100
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo psql test test-all lint clean-server
+.PHONY: help demo psql test test-all torture lint clean-server
 
 help:
 	@echo 'make demo [TRACE=file.csv]  see what the extension does, on a throwaway server'
@@ -15,6 +18,7 @@ help:
 	@echo 'make clean-server           stop that server and remove its data'
 	@echo 'make test                   all tests; make test PG=15|16|17|18 picks the Postgres'
 	@echo 'make test-all               all tests on each Postgres'
+	@echo 'make torture [SEED=1] [ROUNDS=100]  kill the server and its processes at random moments'
 	@echo 'make lint                   format, clippy, docs, dependencies, and the SQL'
 	@echo
 	@echo 'Each installs what it needs and says so. Postgres itself goes to target/.'
@@ -38,6 +42,12 @@ test-all:
 	$(MAKE) test PG=16
 	$(MAKE) test PG=17
 	$(MAKE) test PG=18
+
+# The round that fails says how it is run alone.
+torture:
+	scripts/build.sh $(PG)
+	AI_LIMITER_TORTURE_SEED=$(SEED) AI_LIMITER_TORTURE_ROUNDS=$(ROUNDS) \
+		scripts/with-postgres.sh $(PG) cargo test -p ai_limiter_tests --test torture -- --nocapture
 
 lint:
 	scripts/install-tools.sh lint

@@ -123,7 +123,8 @@ fn rule(random: &mut Random) -> String {
         "concurrent" => ("'total'", "NULL"),
         _ if random.one_in(6) => ("NULL", "'1 hour'"),
         _ => {
-            let periods = ["'minute'", "'minute'", "'hour'", "'day'", "'week'", "'month'", "'total'"];
+            let periods =
+                ["'minute'", "'minute'", "'hour'", "'day'", "'week'", "'month'", "'total'"];
             (random.of(&periods), "NULL")
         }
     };
@@ -222,7 +223,13 @@ fn call(random: &mut Random) -> String {
             ago(random),
             random.of(&["1", "2", "12"]),
             dimensions_ = [
-                &of[0], &of[1], &of[2], &of[3], &of[4], &of[5], &of[6],
+                &of[0],
+                &of[1],
+                &of[2],
+                &of[3],
+                &of[4],
+                &of[5],
+                &of[6],
                 &format!("coalesce({}, '{{}}')", of[7]),
             ]
             .map(String::as_str)
@@ -266,10 +273,7 @@ fn heavy_edit(random: &mut Random) -> String {
     let (tenant, user, rule_) = (random.tenant(), random.user(), some_rule(random));
     match random.below(12) {
         0 => format!("UPDATE ai_limiter.ai_limits SET enabled = NOT enabled WHERE {rule_}"),
-        1 => format!(
-            "UPDATE ai_limiter.ai_limits SET per = '{{{}}}' WHERE {rule_}",
-            per(random)
-        ),
+        1 => format!("UPDATE ai_limiter.ai_limits SET per = '{{{}}}' WHERE {rule_}", per(random)),
         2 => format!("DELETE FROM ai_limiter.ai_limits WHERE {rule_}"),
         3 => format!(
             "UPDATE ai_limiter.ai_limits SET name = '{}' WHERE {rule_}",
@@ -316,9 +320,7 @@ pub fn steps(seed: u64, count: usize) -> Vec<Step> {
             session = random.below(SESSIONS as u64) as usize;
         }
         let act = match random.below(40) {
-            0..=4 => {
-                Act::Begin(random.of(&["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]))
-            }
+            0..=4 => Act::Begin(random.of(&["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])),
             5..=6 => Act::Commit,
             7 => Act::Rollback,
             8..=9 => Act::Savepoint,

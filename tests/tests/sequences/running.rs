@@ -20,9 +20,8 @@ pub struct Failure {
 }
 
 /// Errors that a step may end with: it met a lock, a tie, a hold that is gone, its own bad arguments.
-const EXPECTED: [&str; 10] = [
-    "55P03", "40001", "40P01", "23514", "42704", "55000", "22012", "22023", "23503", "0A000",
-];
+const EXPECTED: [&str; 10] =
+    ["55P03", "40001", "40P01", "23514", "42704", "55000", "22012", "22023", "23503", "0A000"];
 
 #[derive(Clone, Copy, Default)]
 struct Open {
@@ -87,9 +86,8 @@ fn prepare(client: &mut Client) {
 impl Sessions {
     /// The one that takes the step: another one, where that would have to wait for it.
     fn who(&self, step: &Step, interleaves: bool) -> usize {
-        let alone = self.open.iter().position(|open| {
-            open.is_some_and(|open| open.alone || !interleaves)
-        });
+        let alone =
+            self.open.iter().position(|open| open.is_some_and(|open| open.alone || !interleaves));
         alone.unwrap_or(step.session)
     }
 
@@ -181,16 +179,32 @@ impl Sessions {
         );
         let mut answers = Default::default();
         for _ in 0..3 {
-            let before = self.value(session, MOMENT);
-            let memory = self.value(session, &ask);
-            self.value(session, "SET ai_limiter.counter_source = 'tables'");
-            let tables = self.value(session, &ask);
-            self.value(session, "SET ai_limiter.counter_source = 'memory'");
+            let mut asked = Vec::new();
+            for sql in [
+                MOMENT,
+                &ask,
+                "SET ai_limiter.counter_source = 'tables'",
+                &ask,
+                "SET ai_limiter.counter_source = 'memory'",
+                MOMENT,
+            ] {
+                match try_ask(&mut self.clients[session], sql) {
+                    Ok(answer) => asked.push(answer),
+                    // Reading alone may end a serializable transaction.
+                    Err(error) if sqlstate(&error) == "40001" => {
+                        self.set(session, |open| open.failed = true);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(format!("{sql}: {}", describe(&error))),
+                }
+            }
+            let [before, memory, _, tables, _, after] =
+                <[String; 6]>::try_from(asked).expect("six");
             if memory == tables {
                 return Ok(());
             }
             answers = (memory, tables);
-            if before == self.value(session, MOMENT) && !open.keeps_snapshot {
+            if before == after && !open.keeps_snapshot {
                 break;
             }
         }
