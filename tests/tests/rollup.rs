@@ -3,7 +3,9 @@
 
 mod people;
 
-use ai_limiter_tests::calls::{disable_shipped_limits, wait_until};
+use ai_limiter_tests::calls::{
+    backend_pid, disable_shipped_limits, wait_for_lock_wait, wait_until,
+};
 use ai_limiter_tests::{Cluster, Database};
 use people::{ask, drift, id, outcome, run};
 use postgres::Client;
@@ -393,11 +395,10 @@ fn totals_of_a_dropped_month_go_on_counting() {
         ),
     );
     // Who asks meanwhile waits, and sees the month or its totals, never neither.
+    let pid = backend_pid(&mut reader);
     let asked = scope(|threads| {
         let asking = threads.spawn(|| ask(&mut reader, total));
-        wait_until("the reader waits for the month", || {
-            ask(&mut database.connect(), "SELECT count(*) FROM pg_locks WHERE NOT granted") != "0"
-        });
+        wait_for_lock_wait(&mut database.connect(), pid);
         run(&mut client, "COMMIT");
         asking.join().unwrap()
     });
