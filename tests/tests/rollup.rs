@@ -3,7 +3,9 @@
 
 mod people;
 
-use ai_limiter_tests::calls::{disable_shipped_limits, wait_until};
+use ai_limiter_tests::calls::{
+    backend_pid, disable_shipped_limits, wait_for_lock_wait, wait_until,
+};
 use ai_limiter_tests::{Cluster, Database};
 use people::{ask, drift, id, outcome, run};
 use postgres::Client;
@@ -393,15 +395,16 @@ fn totals_of_a_dropped_month_go_on_counting() {
         ),
     );
     // Who asks meanwhile waits, and sees the month or its totals, never neither.
+    let both =
+        "SELECT used, ledger_used FROM ai_limiter.verify_ai_counters() WHERE limit_name = 'all'";
+    let pid = backend_pid(&mut reader);
     let asked = scope(|threads| {
-        let asking = threads.spawn(|| ask(&mut reader, total));
-        wait_until("the reader waits for the month", || {
-            ask(&mut database.connect(), "SELECT count(*) FROM pg_locks WHERE NOT granted") != "0"
-        });
+        let asking = threads.spawn(|| ask(&mut reader, both));
+        wait_for_lock_wait(&mut database.connect(), pid);
         run(&mut client, "COMMIT");
         asking.join().unwrap()
     });
-    assert_eq!(asked, before);
+    assert_eq!(asked, format!("{before}|{before}"));
     assert_equal(&mut client, "dropped");
     advance(&mut client);
     assert_equal(&mut client, "dropped, and a round later");
