@@ -53,9 +53,11 @@ fn holds_and_keys_are_forgotten_after_their_retention_and_denials_merged() {
     let hold = reserve(&mut client, "cost_usd => 0.1").id().to_owned();
     client.run(&format!("SELECT ai_limiter.release_ai_usage('{hold}')"));
     client.run("UPDATE ai_limiter.ai_reservations SET expires_at = now() - interval '8 days'");
-    for _ in 0..3 {
+    for count in 1..=3 {
         assert!(!reserve(&mut client, "cost_usd => 100000").allowed);
+        wait_for_denials(&mut client, count);
     }
+    assert_eq!(client.value("SELECT count(*) FROM ai_limiter.ai_denials"), "3");
     client.run(
         "UPDATE ai_limiter.ai_denials SET minute = date_trunc('minute', now()) - interval '1 hour'",
     );
@@ -70,6 +72,26 @@ fn holds_and_keys_are_forgotten_after_their_retention_and_denials_merged() {
         client.value("SELECT count(*) || ' ' || sum(denials) FROM ai_limiter.ai_denials"),
         "1 3"
     );
+}
+
+#[track_caller]
+fn wait_for_denials(client: &mut Client, count: i32) {
+    let written = "SELECT coalesce(sum(denials), 0) FROM ai_limiter.ai_denials";
+    wait_until("denials are written", || client.value(written) == count.to_string());
+}
+
+#[test]
+fn a_denial_outlives_the_rollback_of_its_transaction() {
+    let cluster = server_with_worker(APP);
+    let mut client = cluster.database("app").connect();
+    wait_for_rounds(&mut client, 1);
+    client.run("BEGIN");
+    assert!(!reserve(&mut client, "cost_usd => 100000").allowed);
+    client.run("ROLLBACK");
+    wait_for_denials(&mut client, 1);
+    let rounds: i64 = stat(&mut client, "worker_rounds").parse().unwrap();
+    wait_for_rounds(&mut client, rounds + 2);
+    wait_for_denials(&mut client, 1);
 }
 
 #[test]
