@@ -26,8 +26,14 @@ const RULES: &str = "
         ('teams', NULL, NULL, NULL, '{tenant,attribute:team}', 'cost_usd', 'month', 1e9, 'warn'),
         ('keys', NULL, NULL, '{\"env\": \"live\"}', '{api_key_id}', 'input_tokens', 'hour', 1e9, 'warn')";
 
+/// Without counters in shared memory, so that each reading is from the tables, and an open transaction
+/// shows to nobody.
+fn server() -> &'static Cluster {
+    Cluster::shared_without_preload()
+}
+
 fn database() -> Database {
-    let database = Cluster::shared().fresh_database();
+    let database = server().fresh_database();
     prepare(&mut database.connect());
     database
 }
@@ -577,7 +583,7 @@ fn rounds_at_once_neither_wait_nor_sum_twice() {
 
 #[test]
 fn a_crash_at_any_moment_leaves_sums_that_add_up() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::builder().without_preload().start();
     let database = cluster.fresh_database();
     prepare(&mut database.connect());
     for crash in 0..4 {
@@ -621,13 +627,13 @@ fn a_restore_beside_running_rounds_is_summed_to_the_row() {
     let expected = ask(&mut owner, all);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("dump").to_str().unwrap().to_owned();
-    Cluster::shared().run_ok("pg_dump", &["-Fc", "-f", &file, original.name()]);
+    server().run_ok("pg_dump", &["-Fc", "-f", &file, original.name()]);
     for (name, options) in [
         ("whole", &["--exit-on-error"][..]),
         ("parallel", &["--exit-on-error", "-j", "2"]),
         ("in_one", &["--single-transaction"]),
     ] {
-        let to = Cluster::shared().create_database(&format!("rollup_{name}"));
+        let to = server().create_database(&format!("rollup_{name}"));
         while_rounds_run(&to, || restore(&file, to.name(), options));
         let mut client = to.connect();
         assert_eq!(ask(&mut client, all), expected, "{name}");
@@ -638,7 +644,7 @@ fn a_restore_beside_running_rounds_is_summed_to_the_row() {
     }
     // Only the ledger's rows, into a database whose watermark is ahead of all of them.
     for (name, options) in [("data", &[][..]), ("no_triggers", &["--disable-triggers"])] {
-        let to = Cluster::shared().fresh_database();
+        let to = server().fresh_database();
         let mut client = to.connect();
         prepare(&mut client);
         let months = "SELECT ai_limiter.record_ai_usage(cost_usd => 1, created_at => now() - i * interval '27 days')
@@ -661,12 +667,12 @@ fn a_restore_beside_running_rounds_is_summed_to_the_row() {
 }
 
 fn restore(file: &str, into: &str, options: &[&str]) {
-    Cluster::shared().run_ok("pg_restore", &[options, &["-d", into, file]].concat());
+    server().run_ok("pg_restore", &[options, &["-d", into, file]].concat());
 }
 
 /// A list for `pg_restore` of what fills the ledger's partitions.
 fn ledger_data(file: &str, list: &Path) {
-    let entries = Cluster::shared().run_ok("pg_restore", &["-l", file]);
+    let entries = server().run_ok("pg_restore", &["-l", file]);
     let data = |line: &&str| line.contains(" TABLE DATA ai_limiter ai_usage_2");
     let lines: Vec<&str> = entries.lines().filter(data).collect();
     assert!(lines.len() > 3, "{entries}");
