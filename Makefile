@@ -11,10 +11,13 @@ TRACE ?=
 ROWS ?=
 # For bench: further arguments, as --quick.
 ARGS ?=
+# For torture: where it begins, and how long it goes on.
+SEED ?= 1
+ROUNDS ?= 100
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo psql test test-all bench lint clean-server
+.PHONY: help demo psql test test-all bench torture lint clean-server
 
 help:
 	@echo 'make demo [TRACE=file.csv]  see what the extension does, on a throwaway server'
@@ -23,6 +26,7 @@ help:
 	@echo 'make test                   all tests; make test PG=15|16|17|18 picks the Postgres'
 	@echo 'make test-all               all tests on each Postgres'
 	@echo 'make bench [ROWS=a,b]       what it costs, beside what it is compared with'
+	@echo 'make torture [SEED=1] [ROUNDS=100]  kill the server and its processes at random moments'
 	@echo 'make lint                   format, clippy, docs, dependencies, and the SQL'
 	@echo
 	@echo 'Each installs what it needs and says so. Postgres itself goes to target/.'
@@ -52,6 +56,12 @@ test-all:
 
 bench:
 	@scripts/bench.sh $(PG) $(if $(ROWS),--rows $(ROWS)) $(ARGS)
+
+# The round that fails says how it is run alone.
+torture:
+	scripts/build.sh $(PG)
+	AI_LIMITER_TORTURE_SEED=$(SEED) AI_LIMITER_TORTURE_ROUNDS=$(ROUNDS) \
+		scripts/with-postgres.sh $(PG) cargo test -p ai_limiter_tests --test torture -- --nocapture
 
 lint:
 	scripts/install-tools.sh lint

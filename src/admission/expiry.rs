@@ -1,8 +1,9 @@
 //! Expiring holds: one whose time is over is marked, and stops counting when that commits.
 //!
-//! The worker does it once a second; without one, a call that finds a hold due does it in its own
-//! transaction before it decides. Each hold's lock is taken first, as in a settle: who finds it taken
-//! leaves the hold to whoever has it.
+//! The worker does it once a second. Without one, a call that would be denied does it in its own
+//! transaction, and who only asks sums the tables. Each hold's lock is taken first, as in a settle: who
+//! finds it taken leaves the hold to whoever has it. When the next hold expires is known to all
+//! ([`Installation::may_expire`]); one process looks for it at a time.
 
 use super::adjust;
 use crate::counters::memory::{self, Installation, transaction};
@@ -12,6 +13,7 @@ use crate::pg::lock::{self, Class, Key};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
 use ai_limiter_domain::{Timestamp, error::Result};
+use uuid::Uuid;
 
 /// At most so many in one transaction: each takes a lock.
 const BATCH: i64 = 500;
@@ -24,14 +26,17 @@ pub fn is_swept(installation: &Installation, now: Timestamp) -> bool {
     now.0 - installation.swept_at().0 < SWEEP_TIMEOUT_MICROSECONDS
 }
 
-/// Marks holds whose time is over, as many as one transaction should; gives how many.
-pub fn expire(now: Timestamp) -> Result<usize> {
+/// Marks holds whose time is over, as many as one transaction should; gives how many. `but` is left
+/// as it is.
+pub fn expire(now: Timestamp, but: Option<Uuid>) -> Result<usize> {
+    let is_ours = |id: &Uuid| Some(*id) != but && lock::try_acquire(&holds::lock_key(*id));
     let (mut due, mut past) = (Vec::new(), 0);
+    // An open transaction may have marked a whole batch.
     while due.is_empty() {
         let page = as_owner(|spi| holds::due(spi, now, BATCH, past))?;
         past += BATCH;
         let is_last = (page.len() as i64) < BATCH;
-        due.extend(page.into_iter().filter(|id| lock::try_acquire(&holds::lock_key(*id))));
+        due.extend(page.into_iter().filter(is_ours));
         if is_last {
             break;
         }
@@ -43,56 +48,40 @@ pub fn expire(now: Timestamp) -> Result<usize> {
     Ok(expired.len())
 }
 
-/// Marks what is due, and finds out when the next hold expires. Does nothing where somebody else is
-/// at it.
-pub fn expire_due(installation: &'static Installation) -> Result<()> {
-    if lock::try_acquire(&Key::new(Class::Expiry, "holds")) {
-        look(installation)?;
-    }
+/// Marks what is due, for a call that would be denied otherwise. What it marks counts for others until
+/// its transaction ends, and whoever settles such a hold waits for that. `but` is the hold that is being
+/// extended: it counts until that is decided.
+pub fn expire_due(installation: &'static Installation, but: Option<Uuid>) -> Result<()> {
+    let now = clock::now();
+    expire(now, but)?;
+    is_due(installation, now)?;
     Ok(())
 }
 
-/// Marks what is due and gives how many, under the lock, which is given back: this transaction may be
-/// left open, and what it has marked, others pass over. When the next hold expires is known to all
-/// at once where nothing was marked, else when this commits.
-fn look(installation: &'static Installation) -> Result<usize> {
-    let look = installation.begin_looking();
-    let count = expire(clock::now())?;
-    let next = |snapshot| as_owner(|spi| holds::next_expiry(spi, &snapshot));
-    if count == 0 {
-        installation.found(look, next(Snapshot::of_others())?);
-    }
-    transaction::found_next_expiry(look, next(Snapshot::latest())?);
-    lock::release(&Key::new(Class::Expiry, "holds"));
-    Ok(count)
-}
-
-/// Whether a hold is open whose time is over; where none is, finds out when the next one expires, for
-/// all who only ask.
+/// Whether a hold is open whose time is over; where none is, lets all know when the next one expires.
+/// What this transaction has marked itself counts as open: that may be undone.
 pub fn is_due(installation: &'static Installation, now: Timestamp) -> Result<bool> {
     let key = Key::new(Class::Expiry, "holds");
+    // Somebody else is looking.
     if !lock::try_acquire(&key) {
         return Ok(true);
     }
-    let look = installation.begin_looking();
-    // Without what this transaction has marked itself: that may be undone.
+    installation.begin_looking();
     let next = as_owner(|spi| holds::next_expiry(spi, &Snapshot::of_others()))?;
-    let is_due = next.is_some_and(|at| at <= now);
-    if !is_due {
-        installation.found(look, next);
-    }
+    installation.found(next);
     lock::release(&key);
-    Ok(is_due || transaction::may_expire(installation, now))
+    Ok(transaction::may_expire(installation, now))
 }
 
-/// The worker's round: [`expire_due`], and lets callers know that they need not.
+/// The worker's round: marks what is due, and lets callers know that they need not.
 pub fn sweep() -> Result<usize> {
     let now = clock::now();
-    let Some(installation) = memory::current()? else { return expire(now) };
+    let Some(installation) = memory::current()? else { return expire(now, None) };
     installation.swept(now);
     if !installation.may_expire(now) {
         return Ok(0);
     }
-    lock::acquire(&Key::new(Class::Expiry, "holds"));
-    look(installation)
+    // What was marked in the round before is committed by now.
+    is_due(installation, now)?;
+    expire(now, None)
 }

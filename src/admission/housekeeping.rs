@@ -73,17 +73,15 @@ pub fn drop_partitions(now: Timestamp) -> Result<Rest> {
     let running = Period::Calendar(Unit::Month).earliest(now);
     let needed = totals::needed_from(&limits, now).min(running);
     let before = needed.min(Timestamp(now.0 - retention * 1_000_000));
-    if as_owner(|spi| retention::oldest(spi, before))?.is_none() {
+    let Some(month) = as_owner(|spi| retention::oldest(spi, before))? else {
         return Ok(Rest::Done);
-    }
-    // Before any other lock, as writers do; what runs have spent is counted anew afterwards.
+    };
+    retention::keep_totals(&month)?;
+    // What runs have spent is counted anew afterwards.
     barrier::exclude_writers("drop a month of the ledger")?;
     if let Some(installation) = memory::current()? {
         transaction::begin_bulk(installation);
     }
-    let Some(month) = as_owner(|spi| retention::oldest(spi, before))? else {
-        return Ok(Rest::Done);
-    };
     retention::drop_month(&month)?;
     Ok(Rest::More)
 }
@@ -100,21 +98,24 @@ pub fn advance_rollup(_now: Timestamp) -> Result<Rest> {
 }
 
 /// All that can be done in the caller's transaction; the counters in shared memory are loaded anew when
-/// this commits.
+/// this commits. Where calls stay open that were admitted, only that is left out, with a warning.
 pub fn refresh() -> Result<()> {
     // First, while this transaction has written nothing that a seal would wait for.
     rollup::advance()?;
-    if let Some(installation) = memory::current()? {
-        transaction::begin_bulk(installation);
-    }
     let now = clock::now();
     for _ in 0..MOST_BATCHES {
-        if expiry::expire(now)? == 0 {
+        if expiry::expire(now, None)? == 0 {
             break;
         }
     }
     for duty in [forget_holds, forget_keys, merge_denials] {
         while duty(now)? == Rest::More {}
+    }
+    let Some(installation) = memory::current()? else { return Ok(()) };
+    if barrier::try_exclude_writers()? {
+        transaction::begin_bulk(installation);
+    } else {
+        pgrx::warning!("counters were not loaded anew: calls that were admitted are still open");
     }
     Ok(())
 }

@@ -180,10 +180,6 @@ fn decide(
                 continue;
             }
         }
-        // Without a worker nobody else takes out what has expired.
-        let mut expires = !has_expired
-            && transaction::may_expire(installation, now)
-            && !expiry::is_swept(installation, now);
         let reading = reads.then_some(&mut waited);
         let asked = ask(installation, &rules, &resolved, call, question, (epoch, now), reading)?;
         let Some(asked) = asked else { continue };
@@ -195,10 +191,12 @@ fn decide(
         }
         let mut verdict = verdict_of(&resolved, question, call, asked.readings(&sums))?;
         let denied = |verdict: &Verdict| !verdict.allowed && resolved.verdict.is_none();
-        if denied(&verdict) && !has_expired {
-            expires |= transaction::may_expire(installation, now);
-        }
-        if expires {
+        // Without a worker nobody else takes out what has expired.
+        if !has_expired
+            && (!admits || denied(&verdict))
+            && transaction::may_expire(installation, now)
+            && !expiry::is_swept(installation, now)
+        {
             if !reads {
                 return Err(Undecided::NotKept);
             }
@@ -206,7 +204,7 @@ fn decide(
                 return Ok(as_owner(|spi| judge_by_tables(spi, call, question, false))?);
             }
             if admits {
-                expiry::expire_due(installation)?;
+                expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
             }
             has_expired = true;
             continue;

@@ -160,7 +160,7 @@ pub struct Verified {
 pub fn verify() -> Result<Vec<Verified>> {
     // SAFETY: reads a flag.
     if let Some(installation) = memory::current()?.filter(|_| !unsafe { pg_sys::XactReadOnly }) {
-        expiry::expire_due(installation)?;
+        expiry::expire_due(installation, None)?;
     }
     as_owner(|spi| {
         lock::keep_months();

@@ -1,8 +1,8 @@
 //! Dropping months of the ledger that are older than `ai_limiter.retention`.
 //!
-//! A month goes whole, as its partition, in one transaction that writes its totals first
-//! ([`totals`]). The caller keeps all writers out ([`barrier`](crate::pg::barrier)): nobody is booking into the
-//! month. DROP needs the ledger in ACCESS EXCLUSIVE mode, before which every new query queues: it is
+//! A month goes whole, as its partition, in one transaction. First its totals are summed and written
+//! ([`totals`]), beside the traffic; then the caller keeps all writers out
+//! ([`barrier`](crate::pg::barrier)), and the partition is dropped at once. DROP needs the ledger in ACCESS EXCLUSIVE mode, before which every new query queues: it is
 //! tried for [`PATIENCE`] and given up, and the worker tries again later.
 //!
 //! Only partitions that this extension made, and that are complete: a restore makes a partition's
@@ -26,16 +26,24 @@ pub struct Month {
     ends_at: Timestamp,
 }
 
-/// Drops a month. Its totals stay.
+/// Writes the totals of a month. Who would still book into it waits from here on.
+pub fn keep_totals(month: &Month) -> Result<()> {
+    as_owner(|spi| {
+        let settings = guc::Scope::new();
+        settings.set(c"lock_timeout", PATIENCE);
+        spi.utility(&format!("LOCK TABLE ai_limiter.{} IN SHARE MODE", month.partition));
+        refuse_if_a_run_goes_on(spi, month)?;
+        totals::keep(spi, month.starts_at, month.ends_at)
+    })
+}
+
+/// Drops a month whose totals are kept.
 pub fn drop_month(month: &Month) -> Result<()> {
     as_owner(|spi| {
-        let Month { partition, starts_at, ends_at } = month;
         let settings = guc::Scope::new();
         settings.set(c"lock_timeout", PATIENCE);
         spi.utility("LOCK TABLE ONLY ai_limiter.ai_usage IN ACCESS EXCLUSIVE MODE");
-        refuse_if_a_run_goes_on(spi, month)?;
-        totals::keep(spi, *starts_at, *ends_at)?;
-        spi.utility(&format!("DROP TABLE ai_limiter.{partition}"));
+        spi.utility(&format!("DROP TABLE ai_limiter.{}", month.partition));
         Ok(())
     })
 }

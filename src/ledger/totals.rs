@@ -12,8 +12,8 @@ use ai_limiter_domain::grain;
 use ai_limiter_domain::{Limit, Timestamp, error::Result};
 use serde_json::json;
 
-/// Writes the totals of the partition that reaches from `month` to `next`. Call with ACCESS EXCLUSIVE
-/// on the ledger, before the partition is dropped.
+/// Writes the totals of the partition that reaches from `month` to `next`. Call with a lock on it that
+/// keeps rows out, before it is dropped.
 pub fn keep(spi: &Spi, month: Timestamp, next: Timestamp) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_usage_totals (month, tenant_id, user_id, tier, \
             provider, model, feature, api_key_id, attributes, requests, input_tokens, \

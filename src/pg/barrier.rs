@@ -102,24 +102,42 @@ pub fn exclude_writers(purpose: &str) -> Result<()> {
         return Ok(());
     }
     for (queue, give_way) in TRIES {
-        let exclude = || {
-            let settings = guc::Scope::new();
-            settings.set(c"lock_timeout", &milliseconds(queue));
-            let barrier = relation::oid(c"ai_barrier")?;
-            // SAFETY: an existing relation.
-            unsafe { pg_sys::LockRelationOid(barrier, EXCLUSIVE) };
-            Ok(())
-        };
-        match subtransaction::attempt(exclude, |()| true)? {
-            Ok(()) => return Ok(()),
-            Err(error)
-                if subtransaction::code_of(&error)
-                    == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => {}
-            Err(error) => error.rethrow(),
+        if try_to_exclude(queue)? {
+            return Ok(());
         }
         sleep(give_way);
     }
     report_blockers(purpose)
+}
+
+/// As [`exclude_writers`], in the first two tries alone; whether it came to that.
+pub fn try_exclude_writers() -> Result<bool> {
+    let [(first, give_way), (second, _), ..] = TRIES;
+    if excludes_writers()? || try_to_exclude(first)? {
+        return Ok(true);
+    }
+    sleep(give_way);
+    try_to_exclude(second)
+}
+
+fn try_to_exclude(queue: u32) -> Result<bool> {
+    let exclude = || {
+        let settings = guc::Scope::new();
+        settings.set(c"lock_timeout", &milliseconds(queue));
+        let barrier = relation::oid(c"ai_barrier")?;
+        // SAFETY: an existing relation.
+        unsafe { pg_sys::LockRelationOid(barrier, EXCLUSIVE) };
+        Ok(())
+    };
+    match subtransaction::attempt(exclude, |()| true)? {
+        Ok(()) => Ok(true),
+        Err(error)
+            if subtransaction::code_of(&error) == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE =>
+        {
+            Ok(false)
+        }
+        Err(error) => error.rethrow(),
+    }
 }
 
 fn milliseconds(count: u32) -> CString {

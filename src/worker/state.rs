@@ -69,7 +69,7 @@ pub struct Workers {
 
 // SAFETY: as large as its type; zeroed memory is a `Workers`; used under `Lock::Workers` only.
 pub static WORKERS: Region<Workers> =
-    unsafe { Region::new(c"ai_limiter workers", || size_of::<Workers>(), |_| ()) };
+    unsafe { Region::new(c"ai_limiter workers", size_of::<Workers>, |_| ()) };
 
 /// Works on the state, if the library was preloaded. `work` must not raise.
 fn with<R>(work: impl FnOnce(&mut Workers) -> R) -> Option<R> {

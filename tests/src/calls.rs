@@ -211,3 +211,29 @@ pub fn held_cents(session: &mut impl Session) -> i32 {
                WHERE limit_id <> 0";
     session.value(sql).parse().unwrap()
 }
+
+/// Asks of a call twice, the counters in shared memory and the tables: they must answer alike, whatever
+/// the transaction that asks has done. Gives what is used and held of the binding limit.
+#[track_caller]
+pub fn agreed(session: &mut impl Session, arguments: &str) -> String {
+    let ask =
+        format!("SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit({arguments}) v");
+    let mut answers = (String::new(), String::new());
+    // A window may turn in between, or a hold expire.
+    for _ in 0..3 {
+        answers.0 = session.value(&ask);
+        session.run("SET ai_limiter.counter_source = 'tables'");
+        answers.1 = session.value(&ask);
+        let sums = session.value(&format!(
+            "SELECT concat_ws(' + ', used, held) FROM ai_limiter.check_ai_limit({arguments})"
+        ));
+        session.run("SET ai_limiter.counter_source = 'memory'");
+        if answers.0 == answers.1 {
+            return sums;
+        }
+    }
+    panic!(
+        "memory and tables differ for check_ai_limit({arguments}):\n{}\n{}",
+        answers.0, answers.1
+    );
+}

@@ -201,3 +201,25 @@ fn an_open_transaction_that_found_a_hold_expired_keeps_nobody_from_finding_other
         assert_sound(&mut client);
     }
 }
+
+#[test]
+fn many_holds_that_an_open_transaction_found_expired_hide_no_other() {
+    let database = untouched_database();
+    let (mut client, mut open) = (database.connect(), database.connect());
+    client.run("UPDATE ai_limiter.ai_limits SET per = '{feature}' WHERE id > 0");
+    assert!(reserve(&mut client, "cost_usd => 0.5, feature => 'b', ttl => '50 ms'").allowed);
+    client.run(
+        "INSERT INTO ai_limiter.ai_reservations (id, tenant_id, tier, feature, attributes, requests, \
+         cost_usd, created_at, expires_at) SELECT gen_random_uuid(), tenant_id, tier, 'a', attributes, \
+         1, 0.001, created_at, created_at FROM ai_limiter.ai_reservations, generate_series(1, 600)",
+    );
+    client.run("SELECT pg_sleep(0.1)");
+    open.run("BEGIN");
+    assert!(reserve(&mut open, "cost_usd => 0.8, feature => 'a'").allowed);
+    client.run("SET statement_timeout = '5s'");
+    assert!(reserve(&mut client, "cost_usd => 1, feature => 'b'").allowed);
+    open.run("COMMIT");
+    assert!(reserve(&mut client, "cost_usd => 0.2, feature => 'a'").allowed);
+    assert!(!reserve(&mut client, "cost_usd => 0.01, feature => 'a'").allowed);
+    assert_sound(&mut client);
+}

@@ -3,7 +3,9 @@
 
 mod people;
 
-use ai_limiter_tests::calls::{disable_shipped_limits, wait_until};
+use ai_limiter_tests::calls::{
+    backend_pid, disable_shipped_limits, wait_for_lock_wait, wait_until,
+};
 use ai_limiter_tests::{Cluster, Database};
 use people::{ask, drift, id, outcome, run};
 use postgres::Client;
@@ -24,8 +26,14 @@ const RULES: &str = "
         ('teams', NULL, NULL, NULL, '{tenant,attribute:team}', 'cost_usd', 'month', 1e9, 'warn'),
         ('keys', NULL, NULL, '{\"env\": \"live\"}', '{api_key_id}', 'input_tokens', 'hour', 1e9, 'warn')";
 
+/// Without counters in shared memory, so that each reading is from the tables, and an open transaction
+/// shows to nobody.
+fn server() -> &'static Cluster {
+    Cluster::shared_without_preload()
+}
+
 fn database() -> Database {
-    let database = Cluster::shared().fresh_database();
+    let database = server().fresh_database();
     prepare(&mut database.connect());
     database
 }
@@ -393,15 +401,16 @@ fn totals_of_a_dropped_month_go_on_counting() {
         ),
     );
     // Who asks meanwhile waits, and sees the month or its totals, never neither.
+    let both =
+        "SELECT used, ledger_used FROM ai_limiter.verify_ai_counters() WHERE limit_name = 'all'";
+    let pid = backend_pid(&mut reader);
     let asked = scope(|threads| {
-        let asking = threads.spawn(|| ask(&mut reader, total));
-        wait_until("the reader waits for the month", || {
-            ask(&mut database.connect(), "SELECT count(*) FROM pg_locks WHERE NOT granted") != "0"
-        });
+        let asking = threads.spawn(|| ask(&mut reader, both));
+        wait_for_lock_wait(&mut database.connect(), pid);
         run(&mut client, "COMMIT");
         asking.join().unwrap()
     });
-    assert_eq!(asked, before);
+    assert_eq!(asked, format!("{before}|{before}"));
     assert_equal(&mut client, "dropped");
     advance(&mut client);
     assert_equal(&mut client, "dropped, and a round later");
@@ -574,7 +583,7 @@ fn rounds_at_once_neither_wait_nor_sum_twice() {
 
 #[test]
 fn a_crash_at_any_moment_leaves_sums_that_add_up() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::builder().without_preload().start();
     let database = cluster.fresh_database();
     prepare(&mut database.connect());
     for crash in 0..4 {
@@ -618,13 +627,13 @@ fn a_restore_beside_running_rounds_is_summed_to_the_row() {
     let expected = ask(&mut owner, all);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("dump").to_str().unwrap().to_owned();
-    Cluster::shared().run_ok("pg_dump", &["-Fc", "-f", &file, original.name()]);
+    server().run_ok("pg_dump", &["-Fc", "-f", &file, original.name()]);
     for (name, options) in [
         ("whole", &["--exit-on-error"][..]),
         ("parallel", &["--exit-on-error", "-j", "2"]),
         ("in_one", &["--single-transaction"]),
     ] {
-        let to = Cluster::shared().create_database(&format!("rollup_{name}"));
+        let to = server().create_database(&format!("rollup_{name}"));
         while_rounds_run(&to, || restore(&file, to.name(), options));
         let mut client = to.connect();
         assert_eq!(ask(&mut client, all), expected, "{name}");
@@ -635,7 +644,7 @@ fn a_restore_beside_running_rounds_is_summed_to_the_row() {
     }
     // Only the ledger's rows, into a database whose watermark is ahead of all of them.
     for (name, options) in [("data", &[][..]), ("no_triggers", &["--disable-triggers"])] {
-        let to = Cluster::shared().fresh_database();
+        let to = server().fresh_database();
         let mut client = to.connect();
         prepare(&mut client);
         let months = "SELECT ai_limiter.record_ai_usage(cost_usd => 1, created_at => now() - i * interval '27 days')
@@ -658,12 +667,12 @@ fn a_restore_beside_running_rounds_is_summed_to_the_row() {
 }
 
 fn restore(file: &str, into: &str, options: &[&str]) {
-    Cluster::shared().run_ok("pg_restore", &[options, &["-d", into, file]].concat());
+    server().run_ok("pg_restore", &[options, &["-d", into, file]].concat());
 }
 
 /// A list for `pg_restore` of what fills the ledger's partitions.
 fn ledger_data(file: &str, list: &Path) {
-    let entries = Cluster::shared().run_ok("pg_restore", &["-l", file]);
+    let entries = server().run_ok("pg_restore", &["-l", file]);
     let data = |line: &&str| line.contains(" TABLE DATA ai_limiter ai_usage_2");
     let lines: Vec<&str> = entries.lines().filter(data).collect();
     assert!(lines.len() > 3, "{entries}");

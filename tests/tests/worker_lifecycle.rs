@@ -332,7 +332,7 @@ fn a_fast_shutdown_ends_a_long_statement() {
 fn a_fast_shutdown_ends_a_wait_for_a_lock() {
     let cluster = server_with_worker(&["app"]);
     let mut app = cluster.database("app").connect();
-    wait_for_rounds(&mut app, 1);
+    reserve(&mut app, "cost_usd => 0.01, ttl => '2 seconds'");
     app.run("BEGIN; LOCK TABLE ai_limiter.ai_reservations IN ACCESS EXCLUSIVE MODE");
     wait_for_a_waiting_worker(&mut cluster.connect());
     assert_stops_fast(&cluster);

@@ -43,8 +43,6 @@ pub struct Installation {
     next_expiry: AtomicI64,
     /// The earliest expiry of the holds that were written since somebody began to look for it.
     since_looking: AtomicI64,
-    /// How often somebody began to look.
-    looks: AtomicU64,
     /// When holds were last expired by the worker.
     swept_at: AtomicI64,
 }
@@ -82,26 +80,16 @@ impl Installation {
         self.next_expiry.fetch_min(at.0, Ordering::AcqRel);
     }
 
-    /// Somebody is about to look for the next expiry, and takes the snapshot afterwards. What it finds
-    /// is [`found`](Self::found) under the number of this look.
-    pub fn begin_looking(&self) -> u64 {
-        let begin = |_: &mut shared::Exclusive| {
-            self.since_looking.store(i64::MAX, Ordering::Release);
-            self.looks.fetch_add(1, Ordering::AcqRel) + 1
-        };
-        shared::exclusive(begin).unwrap_or_default()
+    /// Somebody is about to look for the next expiry, and takes the snapshot afterwards.
+    pub fn begin_looking(&self) {
+        self.since_looking.store(i64::MAX, Ordering::Release);
     }
 
-    /// The next expiry that was found; holds that were committed meanwhile are heeded as well. Where
-    /// somebody has begun to look since, it is theirs to find.
-    pub fn found(&self, look: u64, next: Option<Timestamp>) {
-        shared::exclusive(|_| {
-            if self.looks.load(Ordering::Acquire) == look {
-                self.next_expiry.store(next.map_or(i64::MAX, |at| at.0), Ordering::Release);
-                let since = self.since_looking.load(Ordering::Acquire);
-                self.next_expiry.fetch_min(since, Ordering::AcqRel);
-            }
-        });
+    /// The next expiry that was found; holds that were committed meanwhile are heeded as well.
+    pub fn found(&self, next: Option<Timestamp>) {
+        self.next_expiry.store(next.map_or(i64::MAX, |at| at.0), Ordering::Release);
+        let since = self.since_looking.load(Ordering::Acquire);
+        self.next_expiry.fetch_min(since, Ordering::AcqRel);
     }
 
     pub fn swept(&self, at: Timestamp) {

@@ -59,9 +59,6 @@ struct State {
     changes: Vec<(Level, Change)>,
     /// The earliest expiry of the holds that were written.
     expires: Option<Timestamp>,
-    /// The look that this transaction has marked what was due in, and the next expiry of all that
-    /// are left; `None` for never.
-    next_expiry: Option<(u64, Option<Timestamp>)>,
     /// What is to be told at the end whether it committed.
     at_end: Option<fn(u64, bool)>,
 }
@@ -125,20 +122,10 @@ pub fn at_its_end(installation: &'static Installation, tell: fn(u64, bool)) {
     STATE.with_borrow_mut(|state| state.at_end = Some(tell));
 }
 
-/// This transaction has marked what was due, and holds expire next at `at`.
-pub fn found_next_expiry(look: u64, at: Option<Timestamp>) {
-    STATE.with_borrow_mut(|state| state.next_expiry = Some((look, at)));
-}
-
 /// Whether a hold may be open whose time is over, as far as this transaction sees.
 pub fn may_expire(installation: &Installation, now: Timestamp) -> bool {
-    STATE.with_borrow(|state| {
-        let others = match state.next_expiry {
-            Some((_, next)) => next.is_some_and(|at| at <= now),
-            None => installation.may_expire(now),
-        };
-        others || state.expires.is_some_and(|at| at <= now)
-    })
+    installation.may_expire(now)
+        || STATE.with_borrow(|state| state.expires.is_some_and(|at| at <= now))
 }
 
 /// Whether a hold may be in shared memory whose time is over.
@@ -267,11 +254,7 @@ fn end(committed: bool) {
         } else {
             tell(installation, changes);
         }
-        let (next, own) = (state.next_expiry.take(), state.expires.take());
-        if let Some((look, next)) = next.filter(|_| committed) {
-            installation.found(look, next);
-        }
-        if let Some(at) = own.filter(|_| committed) {
+        if let Some(at) = state.expires.take().filter(|_| committed) {
             installation.expires(at);
         }
         if committed && state.bulk.is_some() {
@@ -334,8 +317,6 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
                 state.bulk = state.bulk.filter(|of| !of_this(*of));
                 state.locked.retain(|(of, _)| !of_this(*of));
                 state.changes.retain(|(of, _)| !of_this(*of));
-                // What was marked may be open again.
-                state.next_expiry = None;
             }
             _ => {}
         }

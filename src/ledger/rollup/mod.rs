@@ -60,6 +60,9 @@ fn round(spi: &Spi) -> Result<Progress> {
         return Ok(Progress::default());
     }
     let settings = index_scans();
+    // Bounds of partitions shall read back as they are written.
+    settings.set(c"datestyle", c"ISO, YMD");
+    settings.set(c"timezone", c"UTC");
     // Below deadlock_timeout: a COPY that has its partition for itself may want the rollup's lock.
     settings.set(c"lock_timeout", c"200ms");
     // First, while this transaction has no id of its own to wait for.
@@ -97,13 +100,13 @@ fn key() -> Key {
 }
 
 /// How the rollup and the ledger's tail are read, also where no statistics say that the tail is
-/// short; and bounds of partitions that read back as they were written.
+/// short.
 pub fn index_scans() -> guc::Scope {
     let settings = guc::Scope::new();
     settings.set(c"enable_seqscan", c"off");
     settings.set(c"jit", c"off");
-    settings.set(c"datestyle", c"ISO, YMD");
-    settings.set(c"timezone", c"UTC");
+    // Workers take 10 ms to start; the sums of a month of quarter-hours take one.
+    settings.set(c"max_parallel_workers_per_gather", c"0");
     settings
 }
 

@@ -1,0 +1,400 @@
+//! A client that does everything, remembers what it was answered, and survives the server.
+//!
+//! An error of a statement says that it is undone. A connection that breaks says nothing: what was
+//! sent is asked again where that is safe (a key, a settle, a release, an extension to the same total),
+//! and else is left as unsure.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use ai_limiter_tests::calls::{Session, Verdict, explained, try_extend, try_reserve};
+use ai_limiter_tests::sqlstate;
+use postgres::{Config, Error, NoTls};
+
+use super::random::Random;
+use super::{CHURNING, FREE, MONOTONE, RUN_LIMIT, USERS, usd};
+use crate::people::id;
+
+/// What a client was told of a hold, costs in millionths of a dollar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Open(u64),
+    Settled(u64),
+    Released,
+    /// The connection broke before the answer.
+    Unsure,
+}
+
+#[derive(Debug, Default)]
+pub struct Log {
+    pub holds: BTreeMap<String, Fate>,
+    /// Reservations without an answer: each may have left a hold that no log names.
+    pub unanswered: u64,
+}
+
+pub struct Client {
+    config: Config,
+    number: u64,
+    random: Random,
+    connection: Option<postgres::Client>,
+    log: Log,
+    keys: u64,
+}
+
+/// The server does not answer any more; else the statement is undone.
+fn is_lost(error: &Error) -> bool {
+    // Whoever is told to end may have committed just before.
+    error.is_closed() || error.as_db_error().is_none_or(|e| e.severity() != "ERROR")
+}
+
+/// What a statement may be undone for: a lock, a cancel, an edit that met another.
+fn assert_expected(error: &Error, of: &str) {
+    let expected = ["57014", "40P01", "40001", "55P03", "23514", "23505", "55000"];
+    assert!(expected.contains(&sqlstate(error)), "{of}: {}", explained(error));
+}
+
+impl Client {
+    pub fn new(config: Config, number: u64, seed: u64) -> Self {
+        let random = Random::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
+        Self { config, number, random, connection: None, log: Log::default(), keys: 0 }
+    }
+
+    /// Works until the round ends, and gives its log.
+    pub fn work(&mut self, ends: &AtomicBool) -> Log {
+        while !ends.load(Ordering::SeqCst) {
+            if self.connection.is_none() {
+                self.connection = self.config.connect(NoTls).ok();
+            }
+            if self.connection.is_some() {
+                self.act();
+            } else {
+                sleep(Duration::from_millis(5));
+            }
+        }
+        self.connection = None;
+        std::mem::take(&mut self.log)
+    }
+
+    fn act(&mut self) {
+        match self.random.below(20) {
+            0..=4 => self.reserve(CHURNING),
+            5..=6 => self.reserve(MONOTONE),
+            7..=10 => self.settle(),
+            11 => self.release(),
+            12 => self.extend(),
+            13..=14 => self.transaction(),
+            15..=16 => self.book(),
+            17 if self.number == 0 => self.edit(),
+            17 => self.check(),
+            _ => self.reserve_freely(),
+        }
+    }
+
+    /// Runs one statement; `None` where it was undone.
+    fn run(&mut self, sql: &str) -> Option<()> {
+        self.done(sql, |client| client.batch_execute(sql)).ok().flatten()
+    }
+
+    /// `Err` where the server did not say.
+    fn done<T>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&mut postgres::Client) -> Result<T, Error>,
+    ) -> Result<Option<T>, ()> {
+        let Some(client) = &mut self.connection else { return Err(()) };
+        match work(client) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_lost(&error) => {
+                self.connection = None;
+                Err(())
+            }
+            Err(error) => {
+                assert_expected(&error, what);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks again after the connection broke, until the server says.
+    fn insist<T>(
+        &mut self,
+        what: &str,
+        mut work: impl FnMut(&mut postgres::Client) -> Result<T, Error>,
+    ) -> Result<Option<T>, ()> {
+        let mut outcome = self.done(what, &mut work);
+        for _ in 0..2000 {
+            // A statement that was undone is asked again as well, once it was ever unsure.
+            if outcome.is_ok() {
+                return outcome;
+            }
+            while self.connection.is_none() {
+                sleep(Duration::from_millis(5));
+                self.connection = self.config.connect(NoTls).ok();
+            }
+            outcome = loop {
+                match self.done(what, &mut work) {
+                    Ok(None) => {}
+                    outcome => break outcome,
+                }
+            };
+        }
+        panic!("the server does not come back: {what}");
+    }
+
+    fn call(&mut self, tenant: u32, cost: u64) -> String {
+        let run = match tenant == CHURNING && self.random.one_in(3) {
+            true => format!(
+                ", run_id => 'run-{}', run_limit_usd => {}",
+                self.random.below(6),
+                usd(RUN_LIMIT)
+            ),
+            false => String::new(),
+        };
+        format!(
+            "tenant_id => '{}', user_id => '{}', cost_usd => {}{run}, ttl => '1 hour'",
+            id(tenant),
+            id(1 + self.random.below(u64::from(USERS)) as u32),
+            usd(cost),
+        )
+    }
+
+    fn cost(&mut self, tenant: u32) -> u64 {
+        match tenant {
+            MONOTONE => 10_000,
+            _ => 20_000 + self.random.below(30_000),
+        }
+    }
+
+    fn reserve(&mut self, tenant: u32) {
+        let cost = self.cost(tenant);
+        let mut call = self.call(tenant, cost);
+        let has_key = self.random.one_in(3);
+        if has_key {
+            self.keys += 1;
+            call += &format!(", idempotency_key => 'key-{}-{}'", self.number, self.keys);
+        }
+        let ask = |client: &mut postgres::Client| try_reserve(client, &call);
+        let answer = match has_key {
+            true => self.insist(&call, ask),
+            false => self.done(&call, ask),
+        };
+        match answer {
+            Ok(Some(verdict)) => self.admitted(&verdict, cost),
+            Ok(None) => {}
+            Err(()) => self.log.unanswered += 1,
+        }
+    }
+
+    fn admitted(&mut self, verdict: &Verdict, cost: u64) {
+        assert!(["ok", "limit_exceeded"].contains(&verdict.reason.as_str()), "{verdict:?}");
+        if verdict.allowed {
+            self.log.holds.insert(verdict.id().to_owned(), Fate::Open(cost));
+        }
+    }
+
+    /// One of the holds that are open, and what it holds.
+    fn open_hold(&mut self) -> Option<(String, u64)> {
+        let open: Vec<(&String, u64)> = self
+            .log
+            .holds
+            .iter()
+            .filter_map(|(id, fate)| match fate {
+                Fate::Open(cost) => Some((id, *cost)),
+                _ => None,
+            })
+            .collect();
+        if open.is_empty() {
+            return None;
+        }
+        let (id, cost) = open[self.random.below(open.len() as u64) as usize];
+        Some((id.clone(), cost))
+    }
+
+    /// What a hold is settled for: the monotone tenant's all have the one cost.
+    fn actual(&mut self, held: u64) -> u64 {
+        if held == 10_000 { held } else { self.random.below(300) }
+    }
+
+    fn settle(&mut self) {
+        let Some((id, held)) = self.open_hold() else { return };
+        let cost = self.actual(held);
+        // Asked again it names another cost, and is told the first.
+        let mut asked = 0;
+        let answer = self.insist(&id.clone(), |client| {
+            asked += 1;
+            let cost = if asked == 1 || held == 10_000 { cost } else { cost / 2 };
+            let sql = format!(
+                "SELECT (cost_usd * 1000000)::bigint FROM \
+                 ai_limiter.settle_ai_usage('{id}', cost_usd => {})",
+                usd(cost)
+            );
+            Ok(client.rows(&sql)?[0].get(0).and_then(|cost| cost.parse().ok()).expect("a cost"))
+        });
+        if let Ok(Some(cost)) = answer {
+            self.log.holds.insert(id, Fate::Settled(cost));
+        }
+    }
+
+    fn release(&mut self) {
+        let Some((id, _)) = self.open_hold().filter(|(_, held)| *held != 10_000) else { return };
+        let sql = format!("SELECT ai_limiter.release_ai_usage('{id}')");
+        if let Ok(Some(())) = self.insist(&sql, |client| client.batch_execute(&sql)) {
+            self.log.holds.insert(id, Fate::Released);
+        }
+    }
+
+    fn extend(&mut self) {
+        let Some((id, held)) = self.open_hold().filter(|(_, held)| *held != 10_000) else { return };
+        let total = held + 10_000;
+        let to = format!("cost_usd => {}", usd(total));
+        if let Ok(Some(verdict)) = self.insist(&id.clone(), |client| try_extend(client, &id, &to))
+            && verdict.allowed
+        {
+            self.log.holds.insert(id, Fate::Open(total));
+        }
+    }
+
+    /// Several things that are done together or not at all, some of them undone on the way.
+    fn transaction(&mut self) {
+        let mut fates: Vec<(String, Fate)> = Vec::new();
+        let settled = self.open_hold();
+        let level = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+        let level = level[self.random.below(3) as usize];
+        let (undone, commits) = (self.random.one_in(2), !self.random.one_in(4));
+        let (cost, other) = (self.cost(CHURNING), self.cost(CHURNING));
+        let (call, second) = (self.call(CHURNING, cost), self.call(CHURNING, other));
+        let actual = settled.as_ref().map(|(_, held)| self.actual(*held));
+        let mut work = |client: &mut postgres::Client| {
+            client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))?;
+            let first = try_reserve(client, &call)?;
+            if first.allowed {
+                fates.push((first.id().to_owned(), Fate::Open(cost)));
+            }
+            client.batch_execute("SAVEPOINT a")?;
+            let kept = fates.len();
+            if let Some(((id, _), actual)) = settled.as_ref().zip(actual) {
+                let settle = format!(
+                    "SELECT ai_limiter.settle_ai_usage('{id}', cost_usd => {})",
+                    usd(actual)
+                );
+                client.batch_execute(&settle)?;
+                fates.push((id.clone(), Fate::Settled(actual)));
+            }
+            if first.allowed && undone {
+                client.batch_execute(&format!(
+                    "SELECT ai_limiter.release_ai_usage('{}')",
+                    first.id()
+                ))?;
+            }
+            client.batch_execute("SAVEPOINT b")?;
+            let verdict = try_reserve(client, &second)?;
+            if verdict.allowed {
+                fates.push((verdict.id().to_owned(), Fate::Open(other)));
+            }
+            if undone {
+                client.batch_execute("ROLLBACK TO SAVEPOINT a")?;
+                fates.truncate(kept);
+            } else {
+                client.batch_execute("RELEASE SAVEPOINT b; RELEASE SAVEPOINT a")?;
+            }
+            client.batch_execute(if commits { "COMMIT" } else { "ROLLBACK" })
+        };
+        let outcome = self.done("transaction", &mut work);
+        match outcome {
+            Ok(Some(())) if commits => self.log.holds.extend(fates),
+            Ok(Some(())) => {}
+            Ok(None) => {
+                self.run("ROLLBACK");
+            }
+            Err(()) if commits => {
+                self.log.unanswered += 2;
+                for (id, _) in fates.into_iter().chain(settled.map(|(id, _)| (id, Fate::Unsure))) {
+                    self.log.holds.insert(id, Fate::Unsure);
+                }
+            }
+            Err(()) => {}
+        }
+    }
+
+    /// What is booked whatever the limits say.
+    fn book(&mut self) {
+        let user = id(1 + self.random.below(u64::from(USERS)) as u32);
+        let sql = match self.random.below(5) {
+            0..=1 => format!(
+                "SELECT ai_limiter.record_ai_usage(tenant_id => '{}', user_id => '{user}', \
+                 cost_usd => 0.001, run_id => 'run-1')",
+                id(FREE)
+            ),
+            2 => format!(
+                "BEGIN; SELECT ai_limiter.record_ai_usage(tenant_id => '{}', user_id => '{user}', \
+                 cost_usd => 0.001); SELECT 1 / (random() < 0.5)::int; COMMIT",
+                id(FREE)
+            ),
+            _ => format!(
+                "INSERT INTO ai_limiter.ai_usage (tenant_id, user_id, input_tokens, cost_usd) \
+                 SELECT '{}', '{user}', 10, 0.002 FROM generate_series(1, {})",
+                id(FREE),
+                1 + self.random.below(20)
+            ),
+        };
+        let done = self.done(&sql, |client| match client.batch_execute(&sql) {
+            Err(error) if sqlstate(&error) == "22012" => client.batch_execute("ROLLBACK"),
+            done => done,
+        });
+        if let Ok(None) = done {
+            self.run("ROLLBACK");
+        }
+    }
+
+    /// A hold of the tenant without caps, most often one that expires at once.
+    fn reserve_freely(&mut self) {
+        let sql = format!(
+            "SELECT ai_limiter.reserve_ai_usage(tenant_id => '{}', user_id => '{}', \
+             cost_usd => 0.003, ttl => '{} milliseconds')",
+            id(FREE),
+            id(1 + self.random.below(u64::from(USERS)) as u32),
+            [3, 20, 60_000][self.random.below(3) as usize]
+        );
+        self.run(&sql);
+    }
+
+    fn check(&mut self) {
+        let sql = format!(
+            "SELECT ai_limiter.check_ai_limit(tenant_id => '{}', user_id => '{}', cost_usd => 0.01)",
+            id(1 + self.random.below(3) as u32),
+            id(1 + self.random.below(u64::from(USERS)) as u32)
+        );
+        self.run(&sql);
+    }
+
+    /// Rules, accounts and zones of those whose caps are not at stake.
+    fn edit(&mut self) {
+        let (tenant, user) = (id(FREE), id(1 + self.random.below(u64::from(USERS)) as u32));
+        let sql = match self.random.below(7) {
+            0 => "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount, action) \
+                  VALUES ('extra', 'requests', 'day', 100000, 'warn') ON CONFLICT DO NOTHING"
+                .to_owned(),
+            1 => "DELETE FROM ai_limiter.ai_limits WHERE name = 'extra'".to_owned(),
+            2 => format!(
+                "UPDATE ai_limiter.ai_limits SET per = '{}' WHERE name = 'by_user'",
+                if self.random.one_in(2) { "{user}" } else { "{user,tenant}" }
+            ),
+            3 => "UPDATE ai_limiter.ai_limits SET amount = amount + 1 WHERE name = 'everybody'"
+                .to_owned(),
+            4 => format!(
+                "INSERT INTO ai_limiter.ai_accounts (tenant_id, user_id, timezone) \
+                 VALUES ('{tenant}', '{user}', 'Asia/Kathmandu') ON CONFLICT (tenant_id, user_id) \
+                 DO UPDATE SET timezone = 'Asia/Tokyo'"
+            ),
+            5 => format!(
+                "INSERT INTO ai_limiter.ai_accounts (tenant_id, user_id, tier) \
+                 VALUES ('{tenant}', '{user}', 'pro') ON CONFLICT (tenant_id, user_id) \
+                 DO UPDATE SET tier = 'free'"
+            ),
+            _ => "SELECT ai_limiter.refresh_ai_counters()".to_owned(),
+        };
+        self.run(&sql);
+    }
+}
