@@ -216,9 +216,8 @@ pub fn held_cents(session: &mut impl Session) -> i32 {
 /// the transaction that asks has done. Gives what is used and held of the binding limit.
 #[track_caller]
 pub fn agreed(session: &mut impl Session, arguments: &str) -> String {
-    let ask = format!(
-        "SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit({arguments}) v"
-    );
+    let ask =
+        format!("SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit({arguments}) v");
     let mut answers = (String::new(), String::new());
     // A window may turn in between, or a hold expire.
     for _ in 0..3 {
@@ -233,5 +232,8 @@ pub fn agreed(session: &mut impl Session, arguments: &str) -> String {
             return sums;
         }
     }
-    panic!("memory and tables differ for check_ai_limit({arguments}):\n{}\n{}", answers.0, answers.1);
+    panic!(
+        "memory and tables differ for check_ai_limit({arguments}):\n{}\n{}",
+        answers.0, answers.1
+    );
 }

@@ -59,10 +59,7 @@ fn an_edit_is_what_the_next_call_of_another_session_goes_by() {
         after("UPDATE ai_limiter.ai_limits SET amount = 2 WHERE name = 'cost'", "reason", &call),
         "ok"
     );
-    assert_eq!(
-        after("SELECT ai_limiter.suspend_ai('model', 'm')", "reason", &call),
-        "suspended"
-    );
+    assert_eq!(after("SELECT ai_limiter.suspend_ai('model', 'm')", "reason", &call), "suspended");
     assert_eq!(after("SELECT ai_limiter.resume_ai('model', 'm')", "reason", &call), "ok");
     let account = "INSERT INTO ai_limiter.ai_accounts (user_id, tier) \
                    VALUES ('00000000-0000-4000-8000-000000000001', 'pro')";
@@ -71,10 +68,7 @@ fn an_edit_is_what_the_next_call_of_another_session_goes_by() {
         after("UPDATE ai_limiter.ai_accounts SET suspended = true", "reason", &call),
         "suspended"
     );
-    assert_eq!(
-        after("UPDATE ai_limiter.ai_accounts SET suspended = false", "reason", &call),
-        "ok"
-    );
+    assert_eq!(after("UPDATE ai_limiter.ai_accounts SET suspended = false", "reason", &call), "ok");
     assert_eq!(
         after(
             "UPDATE ai_limiter.ai_tiers SET allowed_models = NULL WHERE tier = 'pro'",
