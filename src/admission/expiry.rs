@@ -19,6 +19,9 @@ const BATCH: i64 = 500;
 /// The worker sweeps each second; when it has not for so long, callers do it themselves.
 const SWEEP_TIMEOUT_MICROSECONDS: i64 = 5_000_000;
 
+/// How long a call that would be denied waits for whoever is marking what has expired.
+pub const PATIENCE_MILLISECONDS: u32 = 1000;
+
 /// Whether the worker takes care of what expires.
 pub fn is_swept(installation: &Installation, now: Timestamp) -> bool {
     now.0 - installation.swept_at().0 < SWEEP_TIMEOUT_MICROSECONDS
@@ -39,11 +42,16 @@ pub fn expire(now: Timestamp, but: Option<Uuid>) -> Result<usize> {
     Ok(expired.len())
 }
 
-/// Marks what is due, and finds out when the next hold expires. Does nothing where somebody else is
-/// at it. `but` is the hold that is being extended: it counts until that is decided.
-pub fn expire_due(installation: &'static Installation, but: Option<Uuid>) -> Result<()> {
+/// Marks what is due, and finds out when the next hold expires. Where somebody else is at it, waits up
+/// to `patience` milliseconds and then does nothing: what they have marked counts until they commit.
+/// `but` is the hold that is being extended: it counts until that is decided.
+pub fn expire_due(
+    installation: &'static Installation,
+    but: Option<Uuid>,
+    patience: u32,
+) -> Result<()> {
     let key = Key::new(Class::Expiry, "holds");
-    if !lock::try_acquire(&key) {
+    if !lock::try_acquire(&key) && (patience == 0 || !lock::acquire_within(&key, patience)?) {
         return Ok(());
     }
     installation.begin_looking();
@@ -53,17 +61,20 @@ pub fn expire_due(installation: &'static Installation, but: Option<Uuid>) -> Res
     Ok(())
 }
 
-/// The worker's round: [`expire_due`], and lets callers know that they need not.
+/// The worker's round: [`expire_due`], and lets callers know that they need not. Behind a transaction that
+/// has marked holds and stays open it does nothing, and callers look after themselves.
 pub fn sweep() -> Result<usize> {
     let now = clock::now();
     let Some(installation) = memory::current()? else { return expire(now, None) };
-    installation.swept(now);
-    if !installation.may_expire(now) {
-        return Ok(0);
+    let mut count = 0;
+    if installation.may_expire(now) {
+        if !lock::try_acquire(&Key::new(Class::Expiry, "holds")) {
+            return Ok(0);
+        }
+        installation.begin_looking();
+        count = expire(now, None)?;
+        transaction::found_next_expiry(as_owner(holds::next_expiry)?);
     }
-    lock::acquire(&Key::new(Class::Expiry, "holds"));
-    installation.begin_looking();
-    let count = expire(now, None)?;
-    transaction::found_next_expiry(as_owner(holds::next_expiry)?);
+    installation.swept(now);
     Ok(count)
 }

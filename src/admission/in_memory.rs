@@ -198,7 +198,10 @@ fn decide(
             if !admits {
                 return Ok(as_owner(|spi| judge_by_tables(spi, call, question, false))?);
             }
-            expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
+            let but = question.replaces.map(|hold| hold.id);
+            // Who has the lock may be about to give room.
+            let patience = if denied(&verdict) { expiry::PATIENCE_MILLISECONDS } else { 0 };
+            expiry::expire_due(installation, but, patience)?;
             has_expired = true;
             continue;
         }

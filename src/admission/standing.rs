@@ -157,7 +157,7 @@ pub struct Verified {
 pub fn verify() -> Result<Vec<Verified>> {
     // SAFETY: reads a flag.
     if let Some(installation) = memory::current()?.filter(|_| !unsafe { pg_sys::XactReadOnly }) {
-        expiry::expire_due(installation, None)?;
+        expiry::expire_due(installation, None, 0)?;
     }
     as_owner(|spi| {
         let snapshot = Snapshot::latest();

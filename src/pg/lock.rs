@@ -5,8 +5,10 @@
 //! ones use a class of their own in the lock tag's fourth field, which SQL cannot name: nobody can
 //! take them from outside. `pg_locks` shows them as `advisory` with that class in `objsubid`.
 
-use pgrx::pg_sys;
-use std::ffi::c_int;
+use super::{guc, subtransaction};
+use ai_limiter_domain::error::Result;
+use pgrx::{PgSqlErrorCode, pg_sys};
+use std::ffi::{CString, c_int};
 
 unsafe extern "C" {
     /// Postgres's hash of bytes, which pgrx does not bind. It cannot raise.
@@ -65,6 +67,25 @@ pub fn acquire_shared(key: &Key) {
 /// Takes the lock if nobody else has it.
 pub fn try_acquire(key: &Key) -> bool {
     take(key, pg_sys::ExclusiveLock, true)
+}
+
+/// Waits for the lock, not longer than so many milliseconds; whether it was got.
+pub fn acquire_within(key: &Key, milliseconds: u32) -> Result<bool> {
+    let acquire = || {
+        let settings = guc::Scope::new();
+        settings.set(c"lock_timeout", &CString::new(milliseconds.to_string()).expect("digits"));
+        acquire(key);
+        Ok(())
+    };
+    match subtransaction::attempt(acquire, |()| true)? {
+        Ok(()) => Ok(true),
+        Err(error)
+            if subtransaction::code_of(&error) == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE =>
+        {
+            Ok(false)
+        }
+        Err(error) => error.rethrow(),
+    }
 }
 
 /// Gives back a lock that [`acquire`] or [`try_acquire`] took under the present resource owner.
