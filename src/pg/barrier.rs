@@ -131,8 +131,13 @@ fn try_to_exclude(queue: u32) -> Result<bool> {
     };
     match subtransaction::attempt(exclude, |()| true)? {
         Ok(()) => Ok(true),
+        // Two who have both written, and both want to be alone, give way too.
         Err(error)
-            if subtransaction::code_of(&error) == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE =>
+            if matches!(
+                subtransaction::code_of(&error),
+                PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+                    | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+            ) =>
         {
             Ok(false)
         }

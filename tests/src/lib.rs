@@ -24,6 +24,7 @@ mod cluster;
 mod database;
 mod guardian;
 mod installation;
+mod random;
 pub mod regress;
 mod server;
 mod standing;
@@ -33,6 +34,7 @@ pub use clients::{clients, sqlstate};
 pub use cluster::{Builder, Cluster};
 pub use database::Database;
 pub use installation::Postgres;
+pub use random::Random;
 pub use standing::StandingServer;
 
 use std::path::{Path, PathBuf};

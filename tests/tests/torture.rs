@@ -20,12 +20,11 @@ use std::thread;
 use std::time::Duration;
 
 use ai_limiter_tests::calls::{Session, wait_until};
-use ai_limiter_tests::{Cluster, SUPERUSER};
+use ai_limiter_tests::{Cluster, Random, SUPERUSER};
 use people::id;
 use torturing::audit::audit;
 use torturing::client::{Client, Log};
 use torturing::injuries;
-use torturing::random::Random;
 use torturing::{CHURNING, MONOTONE, USERS};
 
 const CLIENTS: u64 = 8;
@@ -96,19 +95,24 @@ fn round(cluster: &Cluster, seed: u64) {
 fn whoever_dies_no_cap_is_exceeded_and_nothing_that_was_answered_is_lost() {
     let seed = environment("AI_LIMITER_TORTURE_SEED", 1);
     let rounds = environment("AI_LIMITER_TORTURE_ROUNDS", 8);
-    let cluster = Cluster::builder()
-        .setting("restart_after_crash", "on")
-        .setting("deadlock_timeout", "100ms")
-        // What is killed leaves its writes to the operating system, which lives.
-        .setting("fsync", "off")
-        .start();
+    // One server evicts counters all the time.
+    let clusters = ["65536", "128"].map(|counters| {
+        Cluster::builder()
+            .setting("ai_limiter.max_counters", counters)
+            .setting("restart_after_crash", "on")
+            .setting("deadlock_timeout", "100ms")
+            // What is killed leaves its writes to the operating system, which lives.
+            .setting("fsync", "off")
+            .start()
+    });
     for number in 0..rounds {
-        let outcome = catch_unwind(AssertUnwindSafe(|| round(&cluster, seed.wrapping_add(number))));
+        let seed = seed.wrapping_add(number);
+        let cluster = &clusters[(seed % 2) as usize];
+        let outcome = catch_unwind(AssertUnwindSafe(|| round(cluster, seed)));
         if let Err(panic) = outcome {
             eprintln!(
-                "round {number} failed; AI_LIMITER_TORTURE_SEED={} AI_LIMITER_TORTURE_ROUNDS=1 \
-                 runs it alone",
-                seed.wrapping_add(number)
+                "round {number} failed; AI_LIMITER_TORTURE_SEED={seed} AI_LIMITER_TORTURE_ROUNDS=1 \
+                 runs it alone"
             );
             resume_unwind(panic);
         }

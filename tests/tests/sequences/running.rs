@@ -108,10 +108,8 @@ impl Sessions {
                 let keeps_snapshot = *level != "READ COMMITTED";
                 self.open[session] = Some(Open { keeps_snapshot, ..Open::default() });
             }
-            (Act::Commit, Some(open)) => {
-                if !(open.alone && self.others_are_open(session)) {
-                    return self.end(session, "COMMIT");
-                }
+            (Act::Commit, Some(open)) if !(open.alone && self.others_are_open(session)) => {
+                return self.end(session, "COMMIT");
             }
             (Act::Rollback, Some(_)) => return self.end(session, "ROLLBACK"),
             (Act::Savepoint, Some(open)) if !open.failed => {
@@ -126,11 +124,11 @@ impl Sessions {
                 self.set(session, |open| open.failed = false);
                 self.execute(session, &format!("ROLLBACK TO SAVEPOINT s{}", open.savepoints))?;
             }
-            (Act::Alone(sql), open) if !open.is_some_and(|open| open.failed) => {
-                if !self.others_are_open(session) {
-                    self.set(session, |open| open.alone = true);
-                    self.execute(session, sql)?;
-                }
+            (Act::Alone(sql), open)
+                if !open.is_some_and(|open| open.failed) && !self.others_are_open(session) =>
+            {
+                self.set(session, |open| open.alone = true);
+                self.execute(session, sql)?;
             }
             (Act::Call(sql), open) if !open.is_some_and(|open| open.failed) => {
                 self.execute(session, sql)?;

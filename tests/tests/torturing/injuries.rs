@@ -5,12 +5,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use ai_limiter_tests::calls::{Session, wait_until};
-use ai_limiter_tests::{Cluster, Database, SUPERUSER};
+use ai_limiter_tests::{Cluster, Database, Random, SUPERUSER};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::{Client, NoTls};
-
-use super::random::Random;
 
 /// Injures the server in one way, and waits until it answers again.
 pub fn injure(cluster: &Cluster, database: &Database, random: &mut Random) {

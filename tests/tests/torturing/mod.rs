@@ -3,7 +3,6 @@
 pub mod audit;
 pub mod client;
 pub mod injuries;
-pub mod random;
 
 /// A tenant whose holds come and go: settled for less, released, extended, undone.
 pub const CHURNING: u32 = 1;
