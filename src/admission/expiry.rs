@@ -77,7 +77,8 @@ pub fn is_due(installation: &'static Installation, now: Timestamp) -> Result<boo
 pub fn sweep() -> Result<usize> {
     let now = clock::now();
     let Some(installation) = memory::current()? else { return expire(now, None) };
-    installation.swept(now);
+    // Known to callers when it has committed: one that fails is none to rely on.
+    transaction::at_its_end(installation, memory::note_sweep);
     if !installation.may_expire(now) {
         return Ok(0);
     }

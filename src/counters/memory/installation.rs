@@ -14,7 +14,7 @@
 //! [`Lock::Counters`]: crate::pg::shmem::Lock::Counters
 
 use super::shared::{self, Shared};
-use crate::pg::relation;
+use crate::pg::{clock, relation};
 use ai_limiter_domain::{Timestamp, error::Result};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -92,10 +92,6 @@ impl Installation {
         self.next_expiry.fetch_min(since, Ordering::AcqRel);
     }
 
-    pub fn swept(&self, at: Timestamp) {
-        self.swept_at.store(at.0, Ordering::Relaxed);
-    }
-
     pub fn swept_at(&self) -> Timestamp {
         Timestamp(self.swept_at.load(Ordering::Relaxed))
     }
@@ -104,6 +100,13 @@ impl Installation {
 thread_local! {
     /// The record that this backend used last, by its number.
     static LAST: Cell<Option<(u64, &'static Installation)>> = const { Cell::new(None) };
+}
+
+/// The worker has marked the holds that were due, if that was committed. Does not raise.
+pub fn note_sweep(id: u64, committed: bool) {
+    if let Some((_, record)) = LAST.get().filter(|(last, _)| committed && *last == id) {
+        record.swept_at.store(clock::now().0, Ordering::Relaxed);
+    }
 }
 
 /// The number of the extension in this database.

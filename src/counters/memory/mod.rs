@@ -22,7 +22,7 @@ use crate::pg::stamp;
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::verdict::exceeds;
 use ai_limiter_domain::{Amount, Timestamp, Window};
-pub use installation::{Config, Installation, current};
+pub use installation::{Config, Installation, current, note_sweep};
 pub use key::{Key, Label, account_label, rule_label};
 pub use shared::{GENERATIONS, SEGMENT, Shared, get as shared_memory};
 use transaction::{level, with_pending};
