@@ -22,11 +22,11 @@ fn keep_from_loading(session: &mut impl Session) {
     session.run("BEGIN; LOCK TABLE ai_limiter.ai_usage IN ACCESS EXCLUSIVE MODE");
 }
 
-/// A call in a thread of its own, that waits.
-fn waiting_call(
-    database: &Database,
-    arguments: &'static str,
-) -> (i32, thread::JoinHandle<(Result<Verdict, postgres::Error>, Client)>) {
+/// What became of a call in a thread of its own.
+type Waiting = thread::JoinHandle<(Result<Verdict, postgres::Error>, Client)>;
+
+/// A call that waits, and the process that it waits in.
+fn waiting_call(database: &Database, arguments: &'static str) -> (i32, Waiting) {
     let mut client = database.connect();
     let pid = backend_pid(&mut client);
     let thread = thread::spawn(move || (try_reserve(&mut client, arguments), client));

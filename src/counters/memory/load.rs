@@ -69,7 +69,7 @@ fn await_loader(
 ) -> Option<Loaded> {
     for _ in 0..MOST_WAITS {
         // SAFETY: sleeps; an interrupt that is pending raises, which unwinds.
-        unsafe { pg_sys::pg_usleep(WAIT_MICROSECONDS.into()) };
+        unsafe { pg_sys::pg_usleep(WAIT_MICROSECONDS) };
         pgrx::check_for_interrupts!();
         if let Some(sums) = take(installation, key, None, false) {
             return Some(Loaded::Present(sums));
