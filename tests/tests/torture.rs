@@ -55,9 +55,21 @@ fn rules() -> String {
     )
 }
 
+/// Has the worker keep house in this database, or in none.
+fn serve(cluster: &Cluster, database: &str) {
+    let mut admin = cluster.connect();
+    admin.run(&format!("ALTER SYSTEM SET ai_limiter.databases = '{database}'"));
+    admin.run("SELECT pg_reload_conf()");
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ai_limiter worker'";
+    let expected = if database.is_empty() { "0" } else { "1" };
+    wait_until("the worker comes and goes", || admin.value(workers) == expected);
+}
+
 fn round(cluster: &Cluster, seed: u64) {
     let database = cluster.fresh_database();
     database.connect().batch_execute(&rules()).expect("rules");
+    // Every third round is one without.
+    serve(cluster, if seed % 3 == 0 { "" } else { database.name() });
     let ends = AtomicBool::new(false);
     let mut random = Random::new(seed);
     let logs: Vec<Log> = thread::scope(|scope| {
@@ -82,6 +94,7 @@ fn round(cluster: &Cluster, seed: u64) {
     });
     let answered: usize = logs.iter().map(|log| log.holds.len()).sum();
     assert!(answered > 0, "nothing was admitted: nothing was tried");
+    serve(cluster, "");
     let mut admin = database.connect();
     wait_until("all clients are gone", || {
         let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
