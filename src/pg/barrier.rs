@@ -16,7 +16,7 @@ use super::spi::Arg;
 use super::{guc, relation, subtransaction};
 use ai_limiter_domain::error::Result;
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 use std::ffi::CString;
 
@@ -102,8 +102,11 @@ pub fn exclude_writers(purpose: &str) -> Result<()> {
         return Ok(());
     }
     for (queue, give_way) in TRIES {
-        if try_to_exclude(queue)? {
-            return Ok(());
+        // Of two who have both written and both want to be alone, one must fail: a deadlock passes.
+        match try_to_exclude(queue)? {
+            Tried::Excluded => return Ok(()),
+            Tried::InTheWay => {}
+            Tried::Deadlock(error) => error.rethrow(),
         }
         sleep(give_way);
     }
@@ -113,14 +116,21 @@ pub fn exclude_writers(purpose: &str) -> Result<()> {
 /// As [`exclude_writers`], in the first two tries alone; whether it came to that.
 pub fn try_exclude_writers() -> Result<bool> {
     let [(first, give_way), (second, _), ..] = TRIES;
-    if excludes_writers()? || try_to_exclude(first)? {
+    if excludes_writers()? || matches!(try_to_exclude(first)?, Tried::Excluded) {
         return Ok(true);
     }
     sleep(give_way);
-    try_to_exclude(second)
+    Ok(matches!(try_to_exclude(second)?, Tried::Excluded))
 }
 
-fn try_to_exclude(queue: u32) -> Result<bool> {
+#[allow(clippy::large_enum_variant)] // the error is what pgrx caught
+enum Tried {
+    Excluded,
+    InTheWay,
+    Deadlock(CaughtError),
+}
+
+fn try_to_exclude(queue: u32) -> Result<Tried> {
     let exclude = || {
         let settings = guc::Scope::new();
         settings.set(c"lock_timeout", &milliseconds(queue));
@@ -129,20 +139,14 @@ fn try_to_exclude(queue: u32) -> Result<bool> {
         unsafe { pg_sys::LockRelationOid(barrier, EXCLUSIVE) };
         Ok(())
     };
-    match subtransaction::attempt(exclude, |()| true)? {
-        Ok(()) => Ok(true),
-        // Two who have both written, and both want to be alone, give way too.
-        Err(error)
-            if matches!(
-                subtransaction::code_of(&error),
-                PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
-                    | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
-            ) =>
-        {
-            Ok(false)
-        }
-        Err(error) => error.rethrow(),
-    }
+    Ok(match subtransaction::attempt(exclude, |()| true)? {
+        Ok(()) => Tried::Excluded,
+        Err(error) => match subtransaction::code_of(&error) {
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => Tried::InTheWay,
+            PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED => Tried::Deadlock(error),
+            _ => error.rethrow(),
+        },
+    })
 }
 
 fn milliseconds(count: u32) -> CString {
