@@ -148,15 +148,16 @@ fn every_test_that_the_pages_name_exists() {
         for name in named.captures_iter(&fs::read_to_string(page).unwrap()) {
             let exists = match (name.get(1), name.get(2)) {
                 (Some(file), Some(test)) => {
-                    let test = format!("fn {}(", test.as_str());
+                    let function = format!("fn {}(", test.as_str());
                     match file.as_str() {
-                        "domain" => domain.contains(&test),
+                        "domain" => domain.contains(&function),
                         // Most of them are made by a macro, of their name.
-                        "model" => {
-                            let name = format!(r"(?m)^(    |fn ){}\b", &name[2]);
-                            Regex::new(&name).unwrap().is_match(&model)
-                        }
-                        file => read(root.join("tests/tests").join(file)).contains(&test),
+                        "model" => model.lines().any(|line| {
+                            let line = line.trim_start().trim_start_matches("fn ");
+                            let after = line.strip_prefix(test.as_str());
+                            after.is_some_and(|a| a.is_empty() || a.starts_with([':', ',', '(']))
+                        }),
+                        file => read(root.join("tests/tests").join(file)).contains(&function),
                     }
                 }
                 _ => root.join("tests/pg_regress/sql").join(&name[3]).exists(),
