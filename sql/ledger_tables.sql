@@ -35,7 +35,7 @@ ALTER TABLE ai_limiter.ai_reservations SET (fillfactor = 80, autovacuum_vacuum_s
 CREATE INDEX ai_reservations_expiry_idx ON ai_limiter.ai_reservations (expires_at) WHERE state = 'open';
 CREATE INDEX ai_reservations_account_idx ON ai_limiter.ai_reservations (tenant_id, user_id);
 COMMENT ON TABLE ai_limiter.ai_reservations IS
-    'Holds. Settling deletes the row and books it in ai_usage under the same id. A hold counts while its state is open and expires_at is ahead.';
+    'Holds. Settling deletes the row and books it in ai_usage under the same id. A hold counts while its state is open and expires_at is ahead; with the worker, until it is marked, within about a second.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.id IS 'A version 7 uuid that carries created_at.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.tenant_id IS 'The tenant; the zero uuid in apps without tenants.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.user_id IS 'The user; null for a call of nobody.';
@@ -51,9 +51,9 @@ COMMENT ON COLUMN ai_limiter.ai_reservations.requests IS 'How many requests the 
 COMMENT ON COLUMN ai_limiter.ai_reservations.input_tokens IS 'Held input tokens; null when the call did not say.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.output_tokens IS 'Held output tokens; null when the call did not say.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.cost_usd IS 'Held cost in US dollars; null when the model has no price.';
-COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by the worker or refresh_ai_counters()) or released.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by the worker, by a call that it stood in the way of, or by refresh_ai_counters()) or released.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.created_at IS 'When it was made; the charge belongs to the windows of this instant.';
-COMMENT ON COLUMN ai_limiter.ai_reservations.expires_at IS 'From here on it no longer counts, settled or not.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.expires_at IS 'From here on it no longer counts, settled or not; with the worker, within about a second.';
 
 -- Only the parent belongs to the extension, with no key, index or partition: pg_dump writes
 -- nothing of a partitioned table that is a member, and partitions that the script made would be
@@ -133,7 +133,7 @@ CREATE TABLE ai_limiter.ai_denials (
 );
 CREATE INDEX ai_denials_minute_idx ON ai_limiter.ai_denials (minute);
 COMMENT ON TABLE ai_limiter.ai_denials IS
-    'What was refused by reserve_ai_usage(). Several rows may describe one minute and subject: sum them. A denial in a transaction that rolls back leaves none.';
+    'What was refused by reserve_ai_usage(). Several rows may describe one minute and subject: sum them. With the worker they are here within about a second, also where the caller rolled back; without it a denial in a transaction that rolls back leaves none.';
 COMMENT ON COLUMN ai_limiter.ai_denials.id IS 'The row.';
 COMMENT ON COLUMN ai_limiter.ai_denials.minute IS 'The minute in which the calls were refused.';
 COMMENT ON COLUMN ai_limiter.ai_denials.limit_name IS 'The limit that refused, "platform" for one that is of no user, tenant or run; null when it was no limit.';
@@ -148,4 +148,4 @@ COMMENT ON COLUMN ai_limiter.ai_denials.estimated_cost_usd IS 'What they would h
 
 CREATE TABLE ai_limiter.ai_barrier ();
 COMMENT ON TABLE ai_limiter.ai_barrier IS
-    'Always empty. Whoever admits a call locks it in ROW SHARE mode, an edit that changes which calls a rule counts in EXCLUSIVE mode when it commits.';
+    'Always empty. Whoever holds or books usage locks it in ROW SHARE mode; an edit that changes which calls a rule counts, or of a time zone, and a bulk load in EXCLUSIVE mode when they commit.';

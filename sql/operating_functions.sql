@@ -46,13 +46,13 @@ RETURNS TABLE (limit_name text, limit_id bigint, subject text, window_start time
     used numeric, held numeric, ledger_used numeric, open_holds numeric, drift numeric)
 LANGUAGE c VOLATILE ROWS 100 AS 'MODULE_PATHNAME', 'verify_ai_counters_wrapper';
 COMMENT ON FUNCTION ai_limiter.verify_ai_counters() IS
-    'A row per counter that is not empty: what admission would say (used, held), what raw ledger and open holds add up to, and the difference of the sums, which is 0. Reads every row of the running windows.';
+    'A row per counter that is not empty: what admission would say (used, held), what raw ledger and open holds add up to, and the difference of the sums, which is 0 where nothing is open. Reads every row of the running windows.';
 
 CREATE FUNCTION ai_limiter.refresh_ai_counters()
 RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'refresh_ai_counters_wrapper';
 COMMENT ON FUNCTION ai_limiter.refresh_ai_counters() IS
-    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, merges ai_denials by the minute, and brings the rollup of the ledger forward. The worker does that by itself; where there is none, run it now and then, for instance every minute.';
+    'Marks expired holds, forgets what is older than ai_limiter.reservation_retention and ai_limiter.idempotency_retention, merges ai_denials by the minute, and brings the rollup of the ledger forward. The worker does that by itself; where there is none, run it now and then, for instance every minute. When it commits, all counters in shared memory are loaded anew, unless calls stay open that were admitted: then with a warning, and without that. Call it in a transaction of its own.';
 
 CREATE FUNCTION ai_limiter.advance_ai_rollup(reset boolean DEFAULT false)
 RETURNS boolean

@@ -115,7 +115,7 @@ CREATE TRIGGER ai_limits_keep_shipped BEFORE DELETE ON ai_limiter.ai_limits
 CREATE FUNCTION ai_limiter.ai_limits_change() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ai_limits_change_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_limits_change() IS
-    'Private: when an edit that changes which calls a rule counts commits, waits in short tries for 10 seconds until no call that was admitted under the old rules is open, then refuses ties. Raises 55P03 with who blocks it, 23514 for a tie.';
+    'Private: when an edit that changes which calls a rule counts commits, waits in short tries for 10 seconds until no transaction is open that has held or booked under the old rules, then refuses ties; when it has committed, the counters of its name are loaded anew. Raises 55P03 with who blocks it, 23514 for a tie.';
 -- At once, so that this transaction itself sees its rules; others when it has committed.
 CREATE FUNCTION ai_limiter.ai_config_touch() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'ai_config_touch_wrapper';

@@ -72,7 +72,7 @@ COMMENT ON COLUMN ai_limiter.ai_limiter_stat.evictions IS 'Counters that made ro
 COMMENT ON COLUMN ai_limiter.ai_limiter_stat.entries IS 'Counters that are in shared memory now.';
 COMMENT ON COLUMN ai_limiter.ai_limiter_stat.lock_waits IS 'Loads that waited for another session to load the same counter.';
 COMMENT ON COLUMN ai_limiter.ai_limiter_stat.table_path_calls IS 'Calls that summed their counters from the tables.';
-COMMENT ON COLUMN ai_limiter.ai_limiter_stat.bulk_episodes IS 'Transactions that wrote too much to tell counters one by one.';
+COMMENT ON COLUMN ai_limiter.ai_limiter_stat.bulk_episodes IS 'Transactions that had all counters loaded anew instead of telling them one by one: they wrote too much, or after an edit of rules.';
 COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_state IS
     'working, waiting for its next round, or why there is no worker: not preloaded, standby, not named, no launcher.';
 COMMENT ON COLUMN ai_limiter.ai_limiter_stat.worker_pid IS 'The process of the round that is under way; null between rounds.';

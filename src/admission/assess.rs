@@ -98,8 +98,10 @@ pub fn by_tables(call: &mut Call, question: &Question) -> Result<Assessed> {
 
 /// The verdict when the tables cannot be read.
 pub fn degraded(call: &Call, code: pgrx::PgSqlErrorCode) -> Assessed {
-    let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow;
-    let mut verdict = Verdict::without_counters(allowed, Reason::Degraded, call.cost_usd);
+    let mode: Mode = settings::MODE.get().into();
+    let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow || mode == Mode::Off;
+    let mut verdict =
+        Verdict::without_counters(allowed, Reason::Degraded, call.cost_usd).under(mode);
     verdict.details.insert("sqlstate".into(), subtransaction::sqlstate(code).into());
     Assessed { verdict, estimate: None, now: clock::now() }
 }

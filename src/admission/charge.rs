@@ -1,8 +1,9 @@
 //! Settling, releasing and recording: what really happened is booked, whatever the limits say.
 //!
-//! A settle replaces its hold in one transaction, so that every snapshot sees one of the two; what it
-//! costs beyond the hold counts from its commit on, in shared memory at once, and does not admit
-//! anything. The row of the ledger is told to the counters by its own trigger, like everybody's.
+//! A settle replaces its hold in one transaction, so that every snapshot sees one of the two. What it
+//! costs beyond the hold admits nothing, and counts from its commit on; in shared memory at once, and
+//! what it gives back when it commits. The row of the ledger is told to the counters by its own
+//! trigger, like everybody's.
 
 use super::adjust;
 use super::cache;

@@ -98,11 +98,16 @@ fn alone(
     call: &mut Call,
     question: &Question,
 ) -> Result<Assessed> {
-    if question.locking == Locking::Admission {
-        barrier::exclude_writers("reserve in a transaction that changed limits or loaded usage")?;
-        transaction::begin_bulk(installation);
-    }
-    let judge = || as_owner(|spi| judge_by_tables(spi, call, question, false));
+    // Within the subtransaction: who is told no lets the others in again.
+    let judge = || {
+        if question.locking == Locking::Admission {
+            barrier::exclude_writers(
+                "reserve in a transaction that changed limits or loaded usage",
+            )?;
+            transaction::begin_bulk(installation);
+        }
+        as_owner(|spi| judge_by_tables(spi, call, question, false))
+    };
     match subtransaction::catch(judge, keeps)? {
         Ok(assessed) => Ok(assessed),
         Err(code) => Ok(degraded(call, code)),

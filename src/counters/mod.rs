@@ -1,9 +1,9 @@
 //! What a counter says: settled and held of a rule's subject in its window.
 //!
-//! This is the seam. [`read`] is the one place that answers "settled + held of this counter", here
-//! always from the tables ([`table`]), and of those from the rollup where it serves ([`rolled`]). A
-//! faster store can answer behind the same call; the tables stay the fallback, and the oracle
-//! ([`tally`]) that both are checked against.
+//! Three that answer. [`memory`] has the counters in shared memory, where admission asks and adds to
+//! them. [`table`] sums them from the tables, and of those from the rollup where it serves ([`rolled`]):
+//! what memory is loaded from, and what serves where there is none. [`tally`] reads every raw row, and
+//! is the oracle that both are checked against. [`look`] asks memory first.
 
 pub mod memory;
 mod rolled;

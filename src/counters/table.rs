@@ -1,4 +1,5 @@
-//! The table path: a counter is summed from the ledger and the open holds at each call.
+//! A counter summed from the ledger and the open holds: at each call on the table path ([`read`]), and
+//! once when it is loaded into shared memory ([`load`]).
 //!
 //! Exact under the counter's lock ([`Counter::lock_key`]) and a snapshot taken after it; its cost
 //! grows with the rows of the window. One statement sums ledger and holds, and all counters of a

@@ -2,7 +2,7 @@
 //! the rules that govern it by the Rust reading of their conditions.
 //!
 //! Used where all counters are wanted (`ai_limit_status`, alerts), and as the oracle of
-//! `verify_ai_counters()`: it shares no SQL with the table path. Reads every row of the longest
+//! `verify_ai_counters()`: it shares no SQL with loads and the table path. Reads every row of the longest
 //! window; nothing is locked. Never the rollup: what it adds up to is checked here. Totals of dropped
 //! months are rows from before all time, which only windows without a beginning contain.
 

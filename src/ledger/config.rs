@@ -1,5 +1,5 @@
-//! Configuration, read afresh at each call under the latest snapshot: nothing is cached, so that no
-//! call can meet a rule, a tier or a zone that is no longer committed.
+//! Configuration, as the tables have it under the snapshot that is given. Nothing is kept here: the
+//! table path reads it at each call, and what the memory path keeps of it is in `admission::cache`.
 
 use super::own::writing;
 use crate::pg::json;

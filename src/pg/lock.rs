@@ -1,7 +1,7 @@
-//! Heavyweight locks: counters, runs, reservations, idempotency keys, partitions.
+//! Heavyweight locks: one class for each thing that somebody may have to wait for ([`Class`]).
 //!
-//! All live to the end of the transaction that took them (a rollback to a savepoint gives back what
-//! was taken after it), and come with deadlock detection, cancel and `lock_timeout`. The advisory
+//! All live to the end of the transaction that took them, but for those that are given back sooner
+//! ([`release`]; a rollback to a savepoint gives back what was taken after it), and come with deadlock detection, cancel and `lock_timeout`. The advisory
 //! ones use a class of their own in the lock tag's fourth field, which SQL cannot name: nobody can
 //! take them from outside. `pg_locks` shows them as `advisory` with that class in `objsubid`.
 
@@ -17,7 +17,8 @@ unsafe extern "C" {
 /// What an advisory lock of this extension guards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// One counter. Two counters that hash alike only wait for each other needlessly.
+    /// Loading one counter, and admitting into one that is summed from the tables. Two counters that
+    /// hash alike only wait for each other needlessly.
     Counter = 0xA101,
     Reservation = 0xA102,
     IdempotencyKey = 0xA103,

@@ -214,6 +214,7 @@ fn before_bulk_commits() -> Result<()> {
 fn is_idle() -> bool {
     STATE.with_borrow(|state| {
         state.pending.is_empty()
+            && !state.admitted
             && state.bulk.is_none()
             && state.locked.is_empty()
             && state.changes.is_empty()
