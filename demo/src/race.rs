@@ -108,11 +108,13 @@ fn run(
         let outcome = await_answers(course, &threads).and_then(|()| fall(stage, course, crash));
         // Whatever happened: nobody may wait for ever.
         course.is_open.get_or_init(|| ());
-        let mut admitted = 0;
-        for thread in threads {
-            admitted += thread.join().map_err(|_| anyhow!("a client panicked"))??;
-        }
+        let ends: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
+        // First: what went wrong here is why the clients did not get on.
         let (known, kept) = outcome?;
+        let mut admitted = 0;
+        for end in ends {
+            admitted += end.map_err(|_| anyhow!("a client panicked"))??;
+        }
         Ok((known, kept, admitted))
     })
 }

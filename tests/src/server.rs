@@ -193,8 +193,13 @@ impl Server {
         if !is_ours {
             // Whoever inherited it may never wait for it, and the next server would take what is
             // left of it, a zombie, for one that runs.
-            fs::remove_file(self.data().join("postmaster.pid"))
-                .context("cannot remove the lock file of the killed server")?;
+            let socket_lock = self.dir.join(format!(".s.PGSQL.{}.lock", self.port()));
+            for lock_file in [self.data().join("postmaster.pid"), socket_lock] {
+                if lock_file.exists() {
+                    fs::remove_file(&lock_file)
+                        .with_context(|| format!("cannot remove {}", lock_file.display()))?;
+                }
+            }
         }
         Ok(())
     }
