@@ -1,7 +1,6 @@
 //! A client of the race: it asks for its share of the dollar until it is told no, also when the
 //! server dies under it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result};
@@ -12,8 +11,6 @@ use uuid::Uuid;
 /// What the clients were answered, and whether they may go on.
 #[derive(Default)]
 pub struct Course {
-    /// Answers to calls, yes or no.
-    pub answers: AtomicUsize,
     /// The server is up again.
     pub is_open: OnceLock<()>,
     known: Mutex<Known>,
@@ -48,11 +45,11 @@ pub struct Guest<'a> {
 impl Guest<'_> {
     /// How many calls were admitted.
     pub fn race(mut self) -> Result<usize> {
-        let mut admitted = usize::from(self.call(0)?);
-        // The model is still at it when the server dies.
-        self.course.is_open.wait();
+        let mut admitted = 0;
         while self.call(admitted)? {
             admitted += 1;
+            // The model is still at the first call when the server dies.
+            self.course.is_open.wait();
         }
         Ok(admitted)
     }
@@ -64,7 +61,6 @@ impl Guest<'_> {
         if let Some(hold) = hold {
             self.course.note(|known| known.admitted.push(hold));
         }
-        self.course.answers.fetch_add(1, Ordering::SeqCst);
         if let Some(hold) = hold
             && self.number.is_multiple_of(2)
         {

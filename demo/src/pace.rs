@@ -8,6 +8,7 @@ use indicatif::HumanCount;
 
 use crate::answer::Answer;
 use crate::stage::Stage;
+use crate::stat;
 
 /// Today's calls of one user, which the tables have to be summed over.
 const HISTORY: u64 = 20_000;
@@ -93,7 +94,7 @@ fn report(stage: &mut Stage, pace: &Pace) -> Result<()> {
         vec![
             what.to_owned(),
             HumanCount(rate.round() as u64).to_string(),
-            format!("{:.0}", 1e6 / rate),
+            HumanCount((1e6 / rate).round() as u64).to_string(),
             if times < 10.0 { format!("{times:.1}") } else { format!("{times:.0}") },
         ]
     };
@@ -107,9 +108,11 @@ fn report(stage: &mut Stage, pace: &Pace) -> Result<()> {
     ))?;
     let cores = available_parallelism()?;
     stage.say(&format!(
-        "Both gave the same verdict. Medians of {ROUNDS} rounds in turn, on one connection, there \
-         and back, on this machine ({cores} cores) as busy as it is now. The longer the ledger, \
-         the larger the difference: from memory the answer costs the same. make bench measures \
-         it properly.",
-    ))
+        "Both gave the same verdict. The rates are medians of {ROUNDS} rounds, in turn, on one \
+         connection with its round trips, on this machine ({cores} cores) as busy as it is now. \
+         The more calls Dan makes, the longer the tables take; from memory it is always the same \
+         work. make bench measures with more care. What the limiter has seen since the crash:",
+    ))?;
+    stat::show(stage)?;
+    Ok(())
 }
