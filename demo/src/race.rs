@@ -44,7 +44,8 @@ pub fn race(stage: &mut Stage, crash: &dyn Fn() -> Result<()>) -> Result<Race> {
         "Studio North lets its guests try a new feature, for one dollar altogether. 64 clients \
          ask for a cent at the same moment, each on a connection of its own, and again until they \
          are told no. A dollar's worth is 100 calls. Every other client settles at once, the calls \
-         of the rest are still running.",
+         of the rest are still running. Before anybody asks a second time the server is killed. \
+         ($1 is a key that the client makes up for each call.)",
     )?;
     let rule = "INSERT INTO ai_limiter.ai_limits (name, tenant_id, feature, metric, period, amount)
          VALUES ('guest_dollar', :studio, 'guest', 'cost_usd', 'total', 1);";
