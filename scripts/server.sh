@@ -35,9 +35,8 @@ case "$command" in
         # Before anything is built: a mistake in its name shall not cost that wait.
         [ -z "${3:-}" ] || [ -r "$3" ] || die "cannot read the trace \"$3\""
         prepare
-        DATABASE_URL="$(start)"
-        export DATABASE_URL
-        exec "$binaries/ai_limiter_demo" ${3:+"$3"}
+        start >&2
+        exec "$root/scripts/with-postgres.sh" "$version" "$binaries/ai_limiter_demo" ${3:+"$3"}
         ;;
     psql)
         prepare

@@ -11,7 +11,7 @@ const LIKE_PSQL: TableStyle = TableStyle::new()
     .content_lines(ContentLineStyle::none().junction('|'));
 
 /// Columns and rows as text; null is `None`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     columns: Vec<String>,
     rows: Vec<Vec<Option<String>>>,

@@ -1,14 +1,14 @@
-//! `make demo`: tells the story on the database that DATABASE_URL names.
+//! `make demo`: tells the story on the demo's own server.
 
 use std::io::stdout;
 use std::path::Path;
 use std::process::ExitCode;
 
 use ai_limiter_demo::{Trace, tell};
-use anyhow::{Context, Result, bail, ensure};
-use postgres::Config;
+use ai_limiter_tests::{SUPERUSER, StandingServer};
+use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: DATABASE_URL=postgresql://... ai_limiter_demo [TRACE.csv]";
+const USAGE: &str = "usage: ai_limiter_demo [TRACE.csv]";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -27,13 +27,8 @@ fn run(arguments: &[String]) -> Result<()> {
         [path] if !path.starts_with('-') => Trace::read(Path::new(path))?,
         _ => bail!("{USAGE}"),
     };
-    let url = std::env::var("DATABASE_URL").ok().context(USAGE)?;
-    let config: Config = url.parse().context("DATABASE_URL is not an address of a database")?;
-    // The demo begins by dropping the extension with all its data.
-    ensure!(
-        config.get_dbname() == Some("demo"),
-        "the demo only runs in a database named demo, because it drops the limiter's data there"
-    );
-    tell(&config, &trace, &mut stdout())?;
+    let server = StandingServer::start(&StandingServer::default_dir())?;
+    let config = server.database().config(SUPERUSER);
+    tell(&config, &|| server.crash(), &trace, &mut stdout())?;
     Ok(())
 }

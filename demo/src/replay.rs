@@ -50,9 +50,7 @@ pub fn replay(stage: &mut Stage, trace: &Trace) -> Result<Replay> {
         &format!(
             "{} calls ({}) are replayed by {CONNECTIONS} connections, as fast as they get their \
              answers: each reserves {} output tokens and settles what the model generated. They \
-             are spread over users of the three tenants and both models. A counter is summed from \
-             the ledger at each call, so the longer the ledger of the day, the slower the call. \
-             These rules are added, so that there is something to refuse:",
+             are spread over users of the three tenants and both models. These rules are added, so that there is something to refuse:",
             HumanCount(calls.len() as u64),
             trace.source,
             HumanCount(MAX_OUTPUT_TOKENS as u64),

@@ -1,6 +1,7 @@
 //! Where the story is told: a connection to ask, and the place to print to.
 
 use std::io::Write;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use postgres::{Client, Config, NoTls};
@@ -10,6 +11,7 @@ use crate::answer::Answer;
 /// The width of running text.
 const WIDTH: usize = 96;
 const INDENT: &str = "    ";
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Stage<'a> {
     config: Config,
@@ -19,17 +21,22 @@ pub struct Stage<'a> {
     scenes: usize,
 }
 
+fn sign_in(config: &Config) -> Result<Client> {
+    let mut client = config.connect(NoTls).context("cannot connect to the database")?;
+    client.batch_execute("SET client_min_messages = warning; SET timezone = 'UTC'")?;
+    Ok(client)
+}
+
 impl<'a> Stage<'a> {
     /// Connects, and makes the extension anew, so that every run tells the same.
     pub fn open(config: &Config, out: &'a mut dyn Write) -> Result<Self> {
         let mut config = config.clone();
         config.application_name("ai_limiter demo");
-        let mut client = config.connect(NoTls).context("cannot connect to the database")?;
+        config.connect_timeout(PATIENCE);
+        let mut client = sign_in(&config)?;
         client
             .batch_execute(
-                "SET client_min_messages = warning;
-                 SET timezone = 'UTC';
-                 SET lock_timeout = '10s';
+                "SET lock_timeout = '10s';
                  DROP EXTENSION IF EXISTS ai_limiter CASCADE;
                  CREATE EXTENSION ai_limiter;
                  RESET lock_timeout",
@@ -41,6 +48,17 @@ impl<'a> Stage<'a> {
     /// One more connection, as of another client of the app.
     pub fn connect(&self) -> Result<Client> {
         self.config.connect(NoTls).context("cannot open another connection")
+    }
+
+    /// Where the database is, for clients that connect by themselves.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// After the server was down.
+    pub fn reconnect(&mut self) -> Result<()> {
+        self.client = sign_in(&self.config)?;
+        Ok(())
     }
 
     /// Begins a scene: a heading, and in a sentence or two what happens.

@@ -163,11 +163,16 @@ impl Server {
         Ok(())
     }
 
-    /// Kills the server and every process of it at once, as a power failure does.
+    /// Kills the server and every process of it at once, as a power failure does; also one that was
+    /// started by another process.
     pub fn kill_all(&self) -> Result<()> {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut child = process.take().context("the server is not running")?;
-        let postmaster = Pid::from_raw(child.id().try_into()?);
+        let child = process.take();
+        let pid = match &child {
+            Some(child) => child.id().try_into()?,
+            None => self.running().context("the server is not running")?.0,
+        };
+        let postmaster = Pid::from_raw(pid);
         // Stopped, it starts no further process while its children are counted.
         kill(postmaster, Signal::SIGSTOP)?;
         let children = children_of(postmaster)?;
@@ -175,12 +180,26 @@ impl Server {
             // One that has ended meanwhile is as good.
             let _ = kill(pid, Signal::SIGKILL);
         }
-        child.wait()?;
+        let is_ours = child.is_some();
+        if let Some(mut child) = child {
+            child.wait()?;
+        }
         // The next server refuses to start while an old process holds the shared memory.
         let deadline = Instant::now() + PATIENCE;
-        while children.iter().any(|&pid| is_alive(pid)) {
+        while children.iter().chain([&postmaster]).any(|&pid| is_alive(pid)) {
             ensure!(Instant::now() < deadline, "a killed process of the server stays");
             sleep(TICK);
+        }
+        if !is_ours {
+            // Whoever inherited it may never wait for it, and the next server would take what is
+            // left of it, a zombie, for one that runs.
+            let socket_lock = self.dir.join(format!(".s.PGSQL.{}.lock", self.port()));
+            for lock_file in [self.data().join("postmaster.pid"), socket_lock] {
+                if lock_file.exists() {
+                    fs::remove_file(&lock_file)
+                        .with_context(|| format!("cannot remove {}", lock_file.display()))?;
+                }
+            }
         }
         Ok(())
     }
@@ -195,16 +214,22 @@ impl Server {
 
     /// For a server that was started by another process.
     pub fn port_of_running(&self) -> Option<u16> {
+        let (_, port) = self.running()?;
+        self.port.store(port, Ordering::Relaxed);
+        Some(port)
+    }
+
+    /// The process and the port of the server that runs on this data directory.
+    fn running(&self) -> Option<(i32, u16)> {
         let lock_file = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let mut lines = lock_file.lines();
-        let place = format!("/proc/{}/cwd", lines.next()?);
+        let pid = lines.next()?.trim().parse().ok()?;
+        let place = format!("/proc/{pid}/cwd");
         // After a crash the file is stale, and the number may be another process's.
         if fs::read_link(place).ok()? != self.data() {
             return None;
         }
-        let port = lines.nth(2)?.trim().parse().ok()?;
-        self.port.store(port, Ordering::Relaxed);
-        Some(port)
+        Some((pid, lines.nth(2)?.trim().parse().ok()?))
     }
 
     fn write(&self, path: &Path, text: &str) -> Result<()> {

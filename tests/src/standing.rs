@@ -15,7 +15,8 @@ use crate::{EXTENSION, SUPERUSER, target_dir};
 /// The database that has the extension.
 const DATABASE: &str = "demo";
 
-/// A server in a folder of the user's, with the extension in its database `demo`.
+/// A server in a folder of the user's, with the extension in its database `demo`: the library is
+/// preloaded, and the worker keeps house there.
 #[derive(Debug)]
 pub struct StandingServer {
     dir: PathBuf,
@@ -33,7 +34,12 @@ impl StandingServer {
     /// extension is installed, or another version of Postgres asked for.
     pub fn start(dir: &Path) -> Result<Self> {
         let installed = Postgres::installed()?;
-        let build = installed.extension_build()?;
+        let settings = [
+            ("shared_preload_libraries".to_owned(), EXTENSION.to_owned()),
+            (format!("{EXTENSION}.databases"), DATABASE.to_owned()),
+        ];
+        // One that was set up otherwise is made anew as well.
+        let build = format!("{} {settings:?}", installed.extension_build()?);
         if fs::read_to_string(dir.join("build")).is_ok_and(|of| of == build) {
             let standing = Self::find(dir)?;
             if standing.server.port_of_running().is_none() {
@@ -51,7 +57,7 @@ impl StandingServer {
             installed.copied_to(&elsewhere)?;
         }
         let standing = Self::find(&dir)?;
-        standing.server.init(&[])?;
+        standing.server.init(&settings)?;
         standing.server.launch()?;
         let mut client = standing.database_named("postgres").try_connect(SUPERUSER)?;
         client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
@@ -70,6 +76,12 @@ impl StandingServer {
             .port_of_running()
             .with_context(|| format!("no server is running in {}", dir.display()))?;
         Ok(standing)
+    }
+
+    /// Kills every process of the server at once, and starts it again at the same address.
+    pub fn crash(&self) -> Result<()> {
+        self.server.kill_all()?;
+        self.server.launch()
     }
 
     /// Stops the server of a folder, if it is running, and removes it.
