@@ -52,8 +52,8 @@ struct State {
     pending: Pending,
     /// The level since when nothing is told to counters.
     bulk: Option<Level>,
-    /// Whether a hold was admitted, whose room must stay taken.
-    admitted: bool,
+    /// The lowest level that admitted a hold, whose room must stay taken.
+    admitted: Option<Level>,
     /// Counters that found no place: their locks are kept, and what is added is not told.
     locked: Vec<(Level, u128)>,
     changes: Vec<(Level, Change)>,
@@ -110,7 +110,8 @@ pub fn has_changed(change: Change) -> bool {
 
 pub fn admitted(expires_at: Timestamp) {
     STATE.with_borrow_mut(|state| {
-        state.admitted = true;
+        let level = level();
+        state.admitted = Some(state.admitted.map_or(level, |of| of.min(level)));
         state.expires = Some(state.expires.map_or(expires_at, |at| at.min(expires_at)));
     });
 }
@@ -162,13 +163,13 @@ pub fn begin_bulk(installation: &'static Installation) {
     count(Count::BulkEpisodes);
     STATE.with_borrow_mut(|state| {
         // What lower levels have told is taken back too: then bulk outlives a rollback to here.
-        let takes_back = !state.admitted && !state.pending.is_empty();
+        let takes_back = state.admitted.is_none() && !state.pending.is_empty();
         state.bulk = Some(if takes_back { 1 } else { level() });
         if takes_back {
             shared::exclusive(|inside| state.pending.end(false, &mut inside.table));
         }
     });
-    if !STATE.with_borrow(|state| state.admitted) {
+    if STATE.with_borrow(|state| state.admitted.is_none()) {
         barrier::leave();
     }
 }
@@ -214,7 +215,7 @@ fn before_bulk_commits() -> Result<()> {
 fn is_idle() -> bool {
     STATE.with_borrow(|state| {
         state.pending.is_empty()
-            && !state.admitted
+            && state.admitted.is_none()
             && state.bulk.is_none()
             && state.locked.is_empty()
             && state.changes.is_empty()
@@ -266,7 +267,7 @@ fn end(committed: bool) {
             tell(installation.id(), committed);
         }
         state.bulk = None;
-        state.admitted = false;
+        state.admitted = None;
         state.locked.clear();
         state.changes.clear();
     });
@@ -305,7 +306,8 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
                 if !pending.is_empty() {
                     shared::exclusive(|inside| pending.merge(level, &mut inside.table));
                 }
-                state.bulk = state.bulk.map(|of| if of_this(of) { below } else { of });
+                state.bulk = state.bulk.map(|of| of.min(below));
+                state.admitted = state.admitted.map(|of| of.min(below));
                 let locked = state.locked.iter_mut().map(|(of, _)| of);
                 for of in locked.chain(state.changes.iter_mut().map(|(of, _)| of)) {
                     *of = (*of).min(below);
@@ -316,6 +318,7 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
                     shared::exclusive(|inside| pending.undo(level, &mut inside.table));
                 }
                 state.bulk = state.bulk.filter(|of| !of_this(*of));
+                state.admitted = state.admitted.filter(|of| !of_this(*of));
                 state.locked.retain(|(of, _)| !of_this(*of));
                 state.changes.retain(|(of, _)| !of_this(*of));
             }
