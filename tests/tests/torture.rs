@@ -71,7 +71,7 @@ fn round(cluster: &Cluster, seed: u64) {
     let database = cluster.fresh_database();
     database.connect().batch_execute(&rules()).expect("rules");
     // Every third round is one without.
-    serve(cluster, if seed % 3 == 0 { "" } else { database.name() });
+    serve(cluster, if seed.is_multiple_of(3) { "" } else { database.name() });
     let ends = AtomicBool::new(false);
     let mut random = Random::new(seed);
     let logs: Vec<Log> = thread::scope(|scope| {
