@@ -15,7 +15,7 @@ use ai_limiter_tests::calls::{Session, Verdict, explained, try_extend, try_reser
 use ai_limiter_tests::{Random, sqlstate};
 use postgres::{Config, Error, NoTls};
 
-use super::{CHURNING, MONOTONE, RUN_LIMIT, USERS, usd};
+use super::{CHURNING, MONOTONE, MONOTONE_RUN_LIMIT, RUN_LIMIT, USERS, usd};
 use crate::people::id;
 
 /// What a client was told of a hold, costs in millionths of a dollar.
@@ -81,8 +81,9 @@ impl Client {
     fn act(&mut self) {
         match self.random.below(20) {
             0..=4 => self.reserve(CHURNING),
-            5..=6 => self.reserve(MONOTONE),
-            7..=10 => self.settle(),
+            5 => self.reserve(MONOTONE),
+            6..=7 => self.hold_open(),
+            8..=10 => self.settle(),
             11 => self.release(),
             12 => self.extend(),
             13..=14 => self.transaction(),
@@ -145,14 +146,15 @@ impl Client {
     }
 
     fn call(&mut self, tenant: u32, cost: u64) -> String {
-        let run = match tenant == CHURNING && self.random.one_in(3) {
-            true => format!(
-                ", run_id => 'run-{}', run_limit_usd => {}",
-                self.random.below(6),
-                usd(RUN_LIMIT)
-            ),
-            false => String::new(),
+        // Each run has a cap that its own calls reach.
+        let run = match tenant {
+            CHURNING if self.random.one_in(3) => Some((self.random.below(6), RUN_LIMIT)),
+            MONOTONE if self.random.one_in(2) => Some((self.random.below(8), MONOTONE_RUN_LIMIT)),
+            _ => None,
         };
+        let run = run.map_or(String::new(), |(number, limit)| {
+            format!(", run_id => 'run-{number}', run_limit_usd => {}", usd(limit))
+        });
         format!(
             "tenant_id => '{}', user_id => '{}', cost_usd => {}{run}, ttl => '1 hour'",
             id(tenant),
@@ -184,6 +186,29 @@ impl Client {
         match answer {
             Ok(Some(verdict)) => self.admitted(&verdict, cost),
             Ok(None) => {}
+            Err(()) => self.log.unanswered += 1,
+        }
+    }
+
+    /// Holds something in a transaction that stays open for a moment: whoever asks meanwhile must not be
+    /// given the same room.
+    fn hold_open(&mut self) {
+        let cost = self.cost(MONOTONE);
+        let call = self.call(MONOTONE, cost);
+        let (milliseconds, commits) = (1 + self.random.below(20), !self.random.one_in(5));
+        let end = if commits { "COMMIT" } else { "ROLLBACK" };
+        let outcome = self.done(&call, |client| {
+            client.batch_execute("BEGIN")?;
+            let verdict = try_reserve(client, &call)?;
+            client.batch_execute(&format!("SELECT pg_sleep({milliseconds} * 0.001)"))?;
+            client.batch_execute(end).map(|()| verdict)
+        });
+        match outcome {
+            Ok(Some(verdict)) if commits => self.admitted(&verdict, cost),
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                self.run("ROLLBACK");
+            }
             Err(()) => self.log.unanswered += 1,
         }
     }
