@@ -5,6 +5,8 @@ PG ?= 17
 # Once more without shared memory: what is about counters, and differs there.
 TABLE_PATH_TESTS = agreement concurrency concurrent_limits direct_writes housekeeping_races once \
 	regress rollback rule_edits rule_reach
+# Tested beside the server: pure crates, and that the benchmark runs.
+BESIDES = ai_limiter_domain ai_limiter_model ai_limiter_bench
 # For demo: a CSV file of model calls to replay.
 TRACE ?=
 # For bench: the rows to measure, as within,reserve; all without it.
@@ -43,17 +45,16 @@ clean-server:
 test:
 	scripts/install-tools.sh
 	scripts/build.sh $(PG)
-	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_domain -p ai_limiter_model \
-		-p ai_limiter_tests -p ai_limiter_bench
+	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_tests $(BESIDES:%=-p %)
 	AI_LIMITER_TEST_TABLE_PATH=1 scripts/with-postgres.sh $(PG) cargo test --no-fail-fast \
 		-p ai_limiter_tests $(TABLE_PATH_TESTS:%=--test %)
 
-# The table path is the same SQL everywhere: once in full is enough.
+# What is pure Rust, or the same SQL everywhere, is tested beside one of them.
 test-all:
-	$(MAKE) test PG=15 TABLE_PATH_TESTS='concurrency regress'
-	$(MAKE) test PG=16 TABLE_PATH_TESTS=regress
+	AI_LIMITER_ORACLE_SECONDS=10 $(MAKE) test PG=15 BESIDES= TABLE_PATH_TESTS=regress
+	AI_LIMITER_ORACLE_SECONDS=10 $(MAKE) test PG=16 BESIDES= TABLE_PATH_TESTS=regress
 	$(MAKE) test PG=17
-	$(MAKE) test PG=18 TABLE_PATH_TESTS=regress
+	AI_LIMITER_ORACLE_SECONDS=10 $(MAKE) test PG=18 BESIDES= TABLE_PATH_TESTS=regress
 
 bench:
 	@scripts/bench.sh $(PG) $(if $(ROWS),--rows $(ROWS)) $(ARGS)
