@@ -1,7 +1,7 @@
 //! All rules, prepared for many calls: which of them govern a call is found without looking at the rows
 //! of other tenants and users, of which there may be thousands.
 //!
-//! Says exactly what [`precedence::governing`](crate::precedence::governing) says of the same rows, in
+//! Says exactly what [`precedence::governing`] says of the same rows, in
 //! the same order.
 
 use crate::call::Dimensions;

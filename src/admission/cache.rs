@@ -116,7 +116,7 @@ impl Cache {
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        let limits = self.read(|spi, snapshot| config::limits(spi, snapshot))?;
+        let limits = self.read(config::limits)?;
         let labels = limits.iter().map(|limit| rule_label(self.memory, &limit.name)).collect();
         let value = Rc::new(Rules { set: RuleSet::new(limits), labels });
         if !own {
@@ -136,7 +136,7 @@ impl Cache {
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        let value = Rc::new(self.read(|spi, snapshot| config::suspensions(spi, snapshot))?);
+        let value = Rc::new(self.read(config::suspensions)?);
         if !own {
             let kept = Kept { under, value: value.clone() };
             CELLS.with_borrow_mut(|cells| cells.suspensions = Some(kept));

@@ -165,7 +165,7 @@ impl<'a> Counter<'a> {
 
     /// The lock under which this counter is loaded, and summed for admission where it is not in shared memory.
     pub fn own_lock_key(&self) -> Key {
-        Self::lock_key(self.limit, &self.call)
+        Self::lock_key(self.limit, self.call)
     }
 
     /// Whether months that were dropped from the ledger count.

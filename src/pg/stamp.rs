@@ -14,7 +14,7 @@ unsafe fn init(_memory: *mut AtomicI64) {}
 
 // SAFETY: an atomic, of its size.
 static REGION: Region<AtomicI64> =
-    unsafe { Region::new(c"ai_limiter stamp", || size_of::<AtomicI64>(), init) };
+    unsafe { Region::new(c"ai_limiter stamp", size_of::<AtomicI64>, init) };
 
 pub static SEGMENT: &dyn Segment = &REGION;
 

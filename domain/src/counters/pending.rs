@@ -190,9 +190,8 @@ mod tests {
     impl Memory {
         fn new() -> Self {
             // SAFETY: an entry and a header are integers and flags, for which zero is a value.
-            let zero = || unsafe { std::mem::zeroed() };
-            let entries = (0..8).map(|_| unsafe { std::mem::zeroed() }).collect();
-            let mut memory = Self(zero(), vec![0; buckets(8)], entries);
+            let (header, entries): (Header, [Entry; 8]) = unsafe { std::mem::zeroed() };
+            let mut memory = Self(header, vec![0; buckets(8)], entries.into());
             memory.table().format();
             memory
         }

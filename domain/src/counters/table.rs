@@ -6,7 +6,7 @@
 //! [`clear`](Table::clear) alone.
 //!
 //! Eviction is a clock: an entry that was used again since the hand last passed is spared once. It looks at
-//! [`SEARCH`] entries at most, so that a table full of pinned ones costs a bounded time under the
+//! `SEARCH` entries at most, so that a table full of pinned ones costs a bounded time under the
 //! lock.
 
 use super::Sums;
@@ -419,7 +419,11 @@ mod tests {
                         table.clear(u64::from(i), Which::All);
                         known.retain(|k, _| labels(*k).installation != u64::from(i));
                     }
-                    Step::Insert(_) | Step::Find(_) => {}
+                    Step::Find(k) => prop_assert_eq!(
+                        table.find(key(k)).is_some(),
+                        known.contains_key(&k)
+                    ),
+                    Step::Insert(_) => {}
                 }
                 // What was evicted is forgotten; what is there is what it should be.
                 known.retain(|k, (_, pins)| *pins > 0 || table.find(key(*k)).is_some());

@@ -81,7 +81,7 @@ unsafe fn init(_memory: *mut Records) {}
 
 // SAFETY: the size of the struct; zero is a value of each field.
 static REGION: Region<Records> =
-    unsafe { Region::new(c"ai_limiter denials", || size_of::<Records>(), init) };
+    unsafe { Region::new(c"ai_limiter denials", size_of::<Records>, init) };
 
 pub static SEGMENT: &dyn Segment = &REGION;
 
