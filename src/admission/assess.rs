@@ -81,23 +81,35 @@ pub fn assess(call: &mut Call, question: &Question) -> Result<Assessed> {
     Ok(assessed)
 }
 
-/// Who is told no keeps no lock: it may stay in its transaction for long.
-pub fn keeps(assessed: &Assessed) -> bool {
-    assessed.verdict.allowed
+/// Decides in a subtransaction: who is told no keeps no lock, since it may stay in its transaction for
+/// long, and where the tables cannot be read the verdict is degraded.
+pub fn or_degraded(
+    call: &mut Call,
+    question: &Question,
+    decide: impl FnOnce(&mut Call) -> Result<Assessed>,
+) -> Result<Assessed> {
+    let keeps = |assessed: &Assessed| assessed.verdict.allowed;
+    match subtransaction::catch(|| decide(call), keeps)? {
+        Ok(assessed) => Ok(assessed),
+        Err(code) => {
+            let assessed = degraded(call, code);
+            if assessed.verdict.allowed && question.locking == Locking::Admission {
+                // Its hold is told to no counter: all are loaded anew when it commits.
+                memory::begin_bulk()?;
+            }
+            Ok(assessed)
+        }
+    }
 }
 
 /// Judges the call by sums of the tables.
 pub fn by_tables(call: &mut Call, question: &Question) -> Result<Assessed> {
     count(Count::TablePathCalls);
-    let judge = || as_owner(|spi| judge_by_tables(spi, call, question, true));
-    match subtransaction::catch(judge, keeps)? {
-        Ok(assessed) => Ok(assessed),
-        Err(code) => Ok(degraded(call, code)),
-    }
+    or_degraded(call, question, |call| as_owner(|spi| judge_by_tables(spi, call, question, true)))
 }
 
 /// The verdict when the tables cannot be read.
-pub fn degraded(call: &Call, code: pgrx::PgSqlErrorCode) -> Assessed {
+fn degraded(call: &Call, code: pgrx::PgSqlErrorCode) -> Assessed {
     let mode: Mode = settings::MODE.get().into();
     let allowed = settings::ON_ERROR.get() == settings::Refusal::Allow || mode == Mode::Off;
     let mut verdict =

@@ -10,7 +10,7 @@
 //! makes a loaded counter right: epoch, then rules, then the counter's lock, then the snapshot.
 
 use super::assess::{
-    Assessed, Locking, Question, Resolved, by_tables, degraded, judge_by_tables, keeps, resolve,
+    Assessed, Locking, Question, Resolved, by_tables, judge_by_tables, or_degraded, resolve,
     verdict_of,
 };
 use super::cache::{Cache, Rules};
@@ -23,7 +23,7 @@ use crate::counters::{self, Counter, Reading, kept_window, zone};
 use crate::pg::lock::{self, Class};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
-use crate::pg::{barrier, stamp, subtransaction};
+use crate::pg::{barrier, stamp};
 use crate::settings;
 use ai_limiter_domain::counters::Sums;
 use ai_limiter_domain::verdict::{Mode, Verdict};
@@ -74,22 +74,7 @@ fn decide_reading(
         // No lock can be waited for and no new snapshot taken: the statement's own has to do.
         return as_owner(|spi| judge_by_tables(spi, call, question, false));
     }
-    let read = || match decide(installation, call, question, true) {
-        Ok(assessed) => Ok(assessed),
-        Err(Undecided::Refused(error)) => Err(error),
-        Err(Undecided::NotKept) => unreachable!("everything may be read"),
-    };
-    match subtransaction::catch(read, keeps)? {
-        Ok(assessed) => Ok(assessed),
-        Err(code) => {
-            let assessed = degraded(call, code);
-            if assessed.verdict.allowed && question.locking == Locking::Admission {
-                // Its hold is in no counter: all are loaded anew when it commits.
-                transaction::begin_bulk(installation);
-            }
-            Ok(assessed)
-        }
-    }
+    or_degraded(call, question, |call| Ok(decide(installation, call, question, true)?))
 }
 
 /// Judges by the tables, with all other writers kept out where a hold is about to be written.
@@ -99,7 +84,7 @@ fn alone(
     question: &Question,
 ) -> Result<Assessed> {
     // Within the subtransaction: who is told no lets the others in again.
-    let judge = || {
+    or_degraded(call, question, |call| {
         if question.locking == Locking::Admission {
             barrier::exclude_writers(
                 "reserve in a transaction that changed limits or loaded usage",
@@ -107,11 +92,7 @@ fn alone(
             transaction::begin_bulk(installation);
         }
         as_owner(|spi| judge_by_tables(spi, call, question, false))
-    };
-    match subtransaction::catch(judge, keeps)? {
-        Ok(assessed) => Ok(assessed),
-        Err(code) => Ok(degraded(call, code)),
-    }
+    })
 }
 
 /// Where a rule's counter was asked.

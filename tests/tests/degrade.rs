@@ -81,6 +81,27 @@ fn unreadable_counters_deny_by_a_value() {
 }
 
 #[test]
+fn a_degraded_hold_of_a_transaction_that_edited_rules_is_in_the_counters_afterwards() {
+    let database = database_on(Cluster::shared_preloaded());
+    let (mut client, mut admin) = (database.connect(), database.connect());
+    let standing = of_user(
+        "SELECT used, held FROM ai_limiter.get_ai_limits(:u, :t) WHERE limit_name = 'user_daily_cost'",
+    );
+    assert_eq!(ask(&mut client, &of_user(CHECK)), "t|ok|user_daily_cost|", "the counter is loaded");
+    let [(breaks, repairs, _), ..] = BREAKAGES;
+    run(&mut admin, breaks);
+    run(&mut client, "SET ai_limiter.on_error = 'allow'; BEGIN");
+    let other = "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount)
+        VALUES ('another', 'requests', 'total', 1000)";
+    run(&mut client, other);
+    assert_eq!(ask(&mut client, &of_user(RESERVE)), "t|degraded|t");
+    run(&mut client, "COMMIT");
+    run(&mut admin, repairs);
+    assert_eq!(ask(&mut admin, &standing), "0.3|0.4");
+    assert_eq!(drift(&mut admin), "");
+}
+
+#[test]
 fn unreadable_counters_admit_where_the_owner_wants_it_and_the_hold_counts_later() {
     for (path, (breaks, repairs, code)) in on_both_paths(BREAKAGES) {
         let database = database_on(path.cluster());

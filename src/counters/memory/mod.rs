@@ -20,6 +20,7 @@ pub mod transaction;
 
 use crate::pg::stamp;
 use ai_limiter_domain::counters::Sums;
+use ai_limiter_domain::error::Result;
 use ai_limiter_domain::verdict::exceeds;
 use ai_limiter_domain::{Amount, Timestamp, Window};
 pub use installation::{Config, Installation, current, note_sweep};
@@ -63,6 +64,14 @@ pub enum Outcome {
     Absent,
     /// The clock has left the windows.
     Turned,
+}
+
+/// Tells the counters of this transaction nothing more, where there are any: see [`transaction`].
+pub fn begin_bulk() -> Result<()> {
+    if let Some(installation) = current()? {
+        transaction::begin_bulk(installation);
+    }
+    Ok(())
 }
 
 /// Reads counters, all at one moment and as this transaction sees them; false when one is absent.
