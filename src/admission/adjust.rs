@@ -5,7 +5,7 @@ use super::cache::Cache;
 use super::configuration::{Configuration, Decided};
 use super::in_memory::holds_run;
 use crate::counters::memory::load::{Loaded, load};
-use crate::counters::memory::transaction::{self, Change};
+use crate::counters::memory::transaction;
 use crate::counters::memory::{self, Installation, Key, shared_memory};
 use crate::counters::{Counter, kept_window, zone};
 use crate::pg::barrier;
@@ -30,20 +30,11 @@ pub fn usage(call: &Dimensions, created_at: Timestamp, size: &Size) -> Result<()
     })
 }
 
-/// Whether the transaction tells the counters nothing; begins that where it has to.
-fn is_untold(installation: &'static Installation) -> bool {
-    if !transaction::is_bulk()
-        && (transaction::has_changed(Change::Shape)
-            || transaction::size() > memory::bulk_threshold())
-    {
-        transaction::begin_bulk(installation);
-    }
-    transaction::is_bulk()
-}
-
 fn adjust(call: &Dimensions, at: Timestamp, sums: impl Fn(&Limit) -> Sums) -> Result<()> {
     let Some(installation) = memory::current()? else { return Ok(()) };
-    if is_untold(installation) {
+    transaction::begin_bulk_if_large(installation);
+    if transaction::is_untold() {
+        transaction::begin_bulk(installation);
         return Ok(());
     }
     barrier::join()?;

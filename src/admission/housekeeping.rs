@@ -5,7 +5,7 @@
 //! to run for an answer to be right: it makes tables small and what happened visible.
 
 use super::{denial, expiry};
-use crate::counters::memory::{self, transaction};
+use crate::counters::memory;
 use crate::ledger::{config, denials, holds, idempotency, partitions, retention, rollup, totals};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
@@ -79,9 +79,7 @@ pub fn drop_partitions(now: Timestamp) -> Result<Rest> {
     retention::keep_totals(&month)?;
     // What runs have spent is counted anew afterwards.
     barrier::exclude_writers("drop a month of the ledger")?;
-    if let Some(installation) = memory::current()? {
-        transaction::begin_bulk(installation);
-    }
+    memory::begin_bulk()?;
     retention::drop_month(&month)?;
     Ok(Rest::More)
 }
@@ -111,9 +109,11 @@ pub fn refresh() -> Result<()> {
     for duty in [forget_holds, forget_keys, merge_denials] {
         while duty(now)? == Rest::More {}
     }
-    let Some(installation) = memory::current()? else { return Ok(()) };
+    if memory::current()?.is_none() {
+        return Ok(());
+    }
     if barrier::try_exclude_writers()? {
-        transaction::begin_bulk(installation);
+        memory::begin_bulk()?;
     } else {
         pgrx::warning!("counters were not loaded anew: calls that were admitted are still open");
     }

@@ -17,7 +17,7 @@ use super::cache::{Cache, Rules};
 use super::configuration::{Configuration, Decided, Undecided};
 use super::expiry;
 use crate::counters::memory::load::{Loaded, load};
-use crate::counters::memory::transaction::{self, Change};
+use crate::counters::memory::transaction;
 use crate::counters::memory::{self, Demand, Installation, Key, Outcome, shared_memory};
 use crate::counters::{self, Counter, Reading, kept_window, zone};
 use crate::pg::lock::{self, Class};
@@ -42,15 +42,12 @@ pub fn assess(
     let was_writer = admits && barrier::is_joined()?;
     if admits {
         barrier::join()?;
-        if transaction::size() > memory::bulk_threshold() {
-            transaction::begin_bulk(installation);
-        }
+        transaction::begin_bulk_if_large(installation);
     }
     if !admits && settings::COUNTER_SOURCE.get() == settings::Source::Tables {
         return by_tables(call, question);
     }
-    // What this transaction has not told the counters only its own eyes can see in the tables.
-    if transaction::has_changed(Change::Shape) || transaction::is_bulk() {
+    if transaction::is_untold() {
         return alone(installation, call, question);
     }
     let assessed = match decide(installation, call, question, false) {

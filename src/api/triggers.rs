@@ -104,7 +104,7 @@ fn touch(trigger: &pgrx::PgTrigger, what: &str) -> Checked<()> {
         }
         "run" => {
             if !own::is_writing() && changes_run(trigger)? {
-                begin_bulk()?;
+                memory::begin_bulk()?;
             }
             return both(trigger).try_for_each(|row| {
                 let tenant = id_of(&row, "tenant_id")?;
@@ -175,16 +175,9 @@ fn ai_reservations_write<'a>(
     _trigger: &'a pgrx::PgTrigger<'a>,
 ) -> Result<Option<Row<'a>>, std::convert::Infallible> {
     if !own::is_writing() {
-        begin_bulk().unwrap_or_else(|error| raise(error));
+        memory::begin_bulk().unwrap_or_else(|error| raise(error));
     }
     Ok(None)
-}
-
-fn begin_bulk() -> Checked<()> {
-    if let Some(installation) = memory::current()? {
-        transaction::begin_bulk(installation);
-    }
-    Ok(())
 }
 
 /// Tells the rollup and the counters of a row of the ledger.
@@ -203,7 +196,7 @@ fn count_usage(trigger: &pgrx::PgTrigger) -> Checked<()> {
     // A dump's script sets it off: what is restored is loaded, not told.
     // SAFETY: a setting of this backend.
     if !unsafe { pg_sys::row_security } {
-        return begin_bulk();
+        return memory::begin_bulk();
     }
     let Some(row) = trigger.new().map(PgHeapTuple::into_owned) else { return Ok(()) };
     let attributes = attributes(trigger)?;

@@ -75,7 +75,9 @@ pub fn look(
     counters: &[Counter],
     now: Timestamp,
 ) -> Result<Vec<Reading>> {
-    let told = memory::current()?.zip(memory::shared_memory()).filter(|_| !untold());
+    let told = memory::current()?
+        .zip(memory::shared_memory())
+        .filter(|_| !memory::transaction::is_untold());
     let Some((installation, shared)) = told else {
         return read(spi, snapshot, counters, now, None);
     };
@@ -95,11 +97,6 @@ pub fn look(
         })
     };
     counters.iter().map(&mut look).collect()
-}
-
-/// Whether this transaction has written what it has not told the counters.
-fn untold() -> bool {
-    memory::transaction::is_bulk() || memory::transaction::has_changed(Change::Shape)
 }
 
 /// How many windows a backend keeps before it forgets them all.

@@ -93,6 +93,23 @@ impl<T> Region<T> {
         Self { name, size, init, address, lives: PhantomData }
     }
 
+    /// Of a `T` alone, which zeroed memory is.
+    ///
+    /// # Safety
+    /// As for [`Region::new`].
+    pub const unsafe fn zeroed(name: &'static CStr) -> Self {
+        // SAFETY: as promised.
+        unsafe { Self::new(name, size_of::<T>, |_| ()) }
+    }
+
+    /// Works on it alone, if the library was preloaded. `work` must not raise.
+    pub fn exclusive<R>(&self, lock: Lock, work: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let memory = self.get()?;
+        let _held = lock.exclusive();
+        // SAFETY: under the region's lock, until it is dropped at the end of this function.
+        Some(work(unsafe { &mut *memory }))
+    }
+
     /// Its address; `None` when the library was not preloaded.
     pub fn get(&self) -> Option<*mut T> {
         let address = self.address.load(Ordering::Relaxed);

@@ -8,13 +8,8 @@ use super::shmem::{Region, Segment};
 use ai_limiter_domain::Timestamp;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// # Safety
-/// `memory` is zeroed, which is a stamp of long ago.
-unsafe fn init(_memory: *mut AtomicI64) {}
-
-// SAFETY: an atomic, of its size.
-static REGION: Region<AtomicI64> =
-    unsafe { Region::new(c"ai_limiter stamp", size_of::<AtomicI64>, init) };
+// SAFETY: an atomic; zero is a stamp of long ago.
+static REGION: Region<AtomicI64> = unsafe { Region::zeroed(c"ai_limiter stamp") };
 
 pub static SEGMENT: &dyn Segment = &REGION;
 

@@ -67,16 +67,12 @@ pub struct Workers {
     entries: [Entry; MAX_DATABASES],
 }
 
-// SAFETY: as large as its type; zeroed memory is a `Workers`; used under `Lock::Workers` only.
-pub static WORKERS: Region<Workers> =
-    unsafe { Region::new(c"ai_limiter workers", size_of::<Workers>, |_| ()) };
+// SAFETY: zeroed memory is a `Workers`; used under `Lock::Workers` only.
+pub static WORKERS: Region<Workers> = unsafe { Region::zeroed(c"ai_limiter workers") };
 
 /// Works on the state, if the library was preloaded. `work` must not raise.
 fn with<R>(work: impl FnOnce(&mut Workers) -> R) -> Option<R> {
-    let workers = WORKERS.get()?;
-    let _held = Lock::Workers.exclusive();
-    // SAFETY: made at start; nobody else uses it while the lock is held.
-    Some(work(unsafe { &mut *workers }))
+    WORKERS.exclusive(Lock::Workers, work)
 }
 
 impl Workers {

@@ -162,8 +162,3 @@ pub fn occupancy() -> Option<(u32, usize, u64)> {
     let memory = shared_memory()?;
     shared::exclusive(|inside| (inside.table.len(), memory.capacity(), inside.table.evictions()))
 }
-
-/// Past so many a transaction tells the counters nothing more.
-pub fn bulk_threshold() -> usize {
-    shared_memory().map_or(usize::MAX, |memory| memory.capacity() / 8)
-}

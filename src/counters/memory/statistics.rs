@@ -22,26 +22,11 @@ pub enum Count {
     BulkEpisodes,
 }
 
-impl Count {
-    pub const ALL: [Count; 12] = [
-        Count::Checks,
-        Count::Admitted,
-        Count::DeniedByLimit,
-        Count::DeniedByModel,
-        Count::DeniedByFeature,
-        Count::DeniedUnpriced,
-        Count::DeniedSuspended,
-        Count::DeniedDegraded,
-        Count::Loads,
-        Count::LockWaits,
-        Count::TablePathCalls,
-        Count::BulkEpisodes,
-    ];
-}
+const COUNTS: usize = Count::BulkEpisodes as usize + 1;
 
 #[derive(Debug)]
 #[repr(C)]
-pub struct Statistics([AtomicU64; Count::ALL.len()]);
+pub struct Statistics([AtomicU64; COUNTS]);
 
 /// Counts one more, where there is shared memory to count in.
 pub fn count(what: Count) {

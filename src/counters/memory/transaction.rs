@@ -145,12 +145,25 @@ pub fn is_locked(hash: u128) -> bool {
 }
 
 /// How many counters are pinned or locked.
-pub fn size() -> usize {
+fn size() -> usize {
     STATE.with_borrow(|state| state.pending.len() + state.locked.len())
 }
 
 pub fn is_bulk() -> bool {
     STATE.with_borrow(|state| state.bulk.is_some())
+}
+
+/// Whether this transaction has written, or may write, what it does not tell the counters: its own eyes
+/// see that only in the tables.
+pub fn is_untold() -> bool {
+    is_bulk() || has_changed(Change::Shape)
+}
+
+/// Begins bulk where a transaction has added to too many counters.
+pub fn begin_bulk_if_large(installation: &'static Installation) {
+    if size() > shared::get().map_or(usize::MAX, |memory| memory.capacity() / 8) {
+        begin_bulk(installation);
+    }
 }
 
 /// Tells nothing to counters from here on. Where no hold was admitted, what was told is taken back, so

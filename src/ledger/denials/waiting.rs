@@ -75,21 +75,13 @@ pub struct Records {
     records: [Record; PLACES],
 }
 
-/// # Safety
-/// `memory` is zeroed, which is an empty table.
-unsafe fn init(_memory: *mut Records) {}
-
-// SAFETY: the size of the struct; zero is a value of each field.
-static REGION: Region<Records> =
-    unsafe { Region::new(c"ai_limiter denials", size_of::<Records>, init) };
+// SAFETY: used under `Lock::Denials` only; zero is an empty table.
+static REGION: Region<Records> = unsafe { Region::zeroed(c"ai_limiter denials") };
 
 pub static SEGMENT: &dyn Segment = &REGION;
 
 fn with<R>(work: impl FnOnce(&mut Records) -> R) -> Option<R> {
-    let memory = REGION.get()?;
-    let _held = Lock::Denials.exclusive();
-    // SAFETY: under the lock, until it is dropped at the end of this function.
-    Some(work(unsafe { &mut *memory }))
+    REGION.exclusive(Lock::Denials, work)
 }
 
 /// Counts a denial; false where the caller has to write it.
