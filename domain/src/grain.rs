@@ -125,26 +125,13 @@ pub fn attribute_keys(limits: &[Limit]) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amount::Amount;
+
     use crate::filter::Filter;
-    use crate::limit::{Action, ManagedBy};
+
     use uuid::Uuid;
 
     fn limit(filter: Filter, per: Vec<Per>, period: Period) -> Limit {
-        Limit {
-            id: 1,
-            name: "cap".into(),
-            filter,
-            per,
-            metric: Metric::CostUsd,
-            period,
-            period_name: String::new(),
-            amount: Amount::from_units(1),
-            action: Action::Deny,
-            alert_at: vec![],
-            enabled: true,
-            managed_by: ManagedBy::Platform,
-        }
+        Limit { filter, per, period, ..Limit::example() }
     }
 
     fn names(limits: &[Limit]) -> Vec<String> {

@@ -177,6 +177,27 @@ pub struct Limit {
 pub const RUN_LIMIT_ID: i64 = 0;
 pub const RUN_LIMIT_NAME: &str = "run_limit";
 
+#[cfg(test)]
+impl Limit {
+    /// A cap of the platform on everybody's cost of all time, for tests to change what they are about.
+    pub(crate) fn example() -> Self {
+        Limit {
+            id: 1,
+            name: "cap".to_owned(),
+            filter: Filter::default(),
+            per: Vec::new(),
+            metric: Metric::CostUsd,
+            period: Period::Total,
+            period_name: "total".to_owned(),
+            amount: Amount::from_units(1),
+            action: Action::Deny,
+            alert_at: Vec::new(),
+            enabled: true,
+            managed_by: ManagedBy::Platform,
+        }
+    }
+}
+
 impl Limit {
     /// The cap that a run was given on its own, as a rule among the others.
     pub fn of_run(tenant_id: Uuid, amount_usd: Amount) -> Self {

@@ -66,9 +66,9 @@ fn tie_error(a: &Limit, b: &Limit) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amount::Amount;
+
     use crate::filter::Filter;
-    use crate::limit::{Action, Metric, Per, Period};
+    use crate::limit::Per;
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -78,14 +78,8 @@ mod tests {
             name: "daily".into(),
             filter,
             per: vec![Per::User],
-            metric: Metric::CostUsd,
-            period: Period::Total,
-            period_name: "total".into(),
-            amount: Amount::from_units(1),
-            action: Action::Deny,
-            alert_at: vec![],
-            enabled: true,
             managed_by,
+            ..Limit::example()
         }
     }
 

@@ -74,9 +74,9 @@ impl RuleSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amount::Amount;
+
     use crate::filter::Filter;
-    use crate::limit::{Action, Metric, Per, Period};
+    use crate::limit::Per;
     use proptest::prelude::*;
 
     fn ids() -> impl Strategy<Value = Option<Uuid>> {
@@ -96,14 +96,8 @@ mod tests {
                     name: format!("rule {name}"),
                     filter: Filter { tenant_id, user_id, tier, feature, ..Filter::default() },
                     per: if per_user { vec![Per::User] } else { vec![] },
-                    metric: Metric::CostUsd,
-                    period: Period::Total,
-                    period_name: "total".into(),
-                    amount: Amount::from_units(1),
-                    action: Action::Deny,
-                    alert_at: vec![],
-                    enabled: true,
                     managed_by: if platform { ManagedBy::Platform } else { ManagedBy::Tenant },
+                    ..Limit::example()
                 };
             (0..).zip(rows).map(make).collect()
         })

@@ -272,25 +272,11 @@ fn violation(assessment: &Assessment<'_>) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::Filter;
-    use crate::limit::{ManagedBy, Metric, Period};
+
     use proptest::prelude::*;
 
     fn limit(amount: i64, action: Action) -> Limit {
-        Limit {
-            id: 1,
-            name: "cap".into(),
-            filter: Filter::default(),
-            per: vec![],
-            metric: Metric::CostUsd,
-            period: Period::Total,
-            period_name: "total".into(),
-            amount: Amount::from_units(amount),
-            action,
-            alert_at: vec![],
-            enabled: true,
-            managed_by: ManagedBy::Platform,
-        }
+        Limit { amount: Amount::from_units(amount), action, ..Limit::example() }
     }
 
     fn assess(limit: &Limit, used: i64, held: i64, increment: Option<i64>) -> Assessment<'_> {

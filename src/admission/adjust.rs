@@ -57,21 +57,16 @@ fn try_adjust(
     };
     let rules = cache.rules()?;
     let account = cache.account(call.tenant_id, call.user_id)?;
-    if !holds_run(&cache, call, None, true)? {
-        return Ok(false);
-    }
-    let run_limit = match call.run_id.as_deref() {
+    let cap = match call.run_id.as_deref() {
         Some(run) => cache.run_limit(call.tenant_id, run)?,
         None => None,
     };
-    let run_limit = run_limit.map(|amount| Limit::of_run(call.tenant_id, amount));
-    let limits = rules.set.limits();
+    if cap.is_none() && !holds_run(&cache, call, None)? {
+        return Ok(false);
+    }
+    let run_limit = cap.map(|amount| Limit::of_run(call.tenant_id, amount));
     let governing = rules
-        .set
-        .governing(call)
-        .into_iter()
-        .map(|index| (&limits[index], rules.labels[index]))
-        .chain(run_limit.iter().map(|limit| (limit, memory::rule_label(shared, &limit.name))))
+        .governing(call, run_limit.as_ref())
         .filter(|(limit, _)| !matches!(limit.period, Period::Rolling(_)));
     let mut changes = Vec::new();
     for (limit, label) in governing {
@@ -95,10 +90,10 @@ fn try_adjust(
     let mut present = Vec::new();
     for (key, sums, limit) in changes {
         if !memory::is_present(installation, &key) {
-            let counter = Counter::of(limit, limits, call, &account, at);
+            let counter = Counter::of(limit, rules.limits(), call, &account, at);
             let loaded = as_owner(|spi| load(spi, installation, epoch, (&key, &counter), true))?;
             match loaded {
-                Loaded::Present(_) => {}
+                Loaded::Present => {}
                 Loaded::NoRoom => continue,
                 Loaded::Stale => return Ok(false),
             }

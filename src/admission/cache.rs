@@ -23,8 +23,9 @@ use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
 use crate::settings;
 use ai_limiter_domain::error::Result;
+use ai_limiter_domain::limit::RUN_LIMIT_NAME;
 use ai_limiter_domain::price::Price;
-use ai_limiter_domain::{Amount, Call, Dimensions, RuleSet, Timestamp, Window};
+use ai_limiter_domain::{Amount, Call, Dimensions, Limit, RuleSet, Timestamp, Window};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -36,8 +37,30 @@ const MOST: usize = 16_384;
 
 /// The rules, and the labels of their names.
 pub struct Rules {
-    pub set: RuleSet,
-    pub labels: Vec<Label>,
+    set: RuleSet,
+    labels: Vec<Label>,
+    /// Of the caps of single runs, which are no rows.
+    run_label: Label,
+}
+
+impl Rules {
+    /// The enabled rows.
+    pub fn limits(&self) -> &[Limit] {
+        self.set.limits()
+    }
+
+    /// What applies to the call and counts it, with the labels of their names: rules, and the run's cap
+    /// if it has one.
+    pub fn governing<'a>(
+        &'a self,
+        call: &Dimensions,
+        run_limit: Option<&'a Limit>,
+    ) -> impl Iterator<Item = (&'a Limit, Label)> {
+        let rules = self.set.governing(call).into_iter();
+        rules
+            .map(|index| (&self.limits()[index], self.labels[index]))
+            .chain(run_limit.map(|limit| (limit, self.run_label)))
+    }
 }
 
 /// Something with what it was read under.
@@ -100,48 +123,62 @@ impl Cache {
         self.memory.generations[slot].load(Ordering::Acquire)
     }
 
-    fn read<T>(&self, read: impl FnOnce(&Spi, &Snapshot) -> Result<T>) -> Decided<T> {
+    /// What is kept under `under`, else what is read, which is kept from then on. Without `under` this
+    /// transaction has changed what is asked for: it reads, and keeps nothing.
+    fn kept_or_read<G: PartialEq, T: Clone>(
+        &self,
+        under: Option<G>,
+        find: impl FnOnce(&Cells) -> Option<&Kept<G, T>>,
+        read: impl FnOnce(&Spi, &Snapshot) -> Result<T>,
+        keep: impl FnOnce(&mut Cells, Kept<G, T>),
+    ) -> Decided<T> {
+        let kept = CELLS.with_borrow(|cells| {
+            let under = under.as_ref()?;
+            find(cells).filter(|kept| kept.under == *under).map(|kept| kept.value.clone())
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
         if !self.reads {
             return Err(Undecided::NotKept);
         }
-        Ok(as_owner(|spi| read(spi, &Snapshot::latest()))?)
+        let value = as_owner(|spi| read(spi, &Snapshot::latest()))?;
+        if let Some(under) = under {
+            let kept = Kept { under, value: value.clone() };
+            CELLS.with_borrow_mut(|cells| keep(cells, kept));
+        }
+        Ok(value)
+    }
+
+    /// Under what the rows of a table stand; `None` when this transaction has changed any of them.
+    fn of_config(&self, config: Config) -> Option<u64> {
+        (!has_changed(Change::Config(config))).then(|| self.installation.generation(config))
     }
 
     pub fn rules(&self) -> Decided<Rc<Rules>> {
-        let own = has_changed(Change::Config(Config::Rules));
-        let under = self.installation.generation(Config::Rules);
-        let kept = CELLS.with_borrow(|cells| {
-            cells.rules.as_ref().filter(|k| k.under == under && !own).map(|k| k.value.clone())
-        });
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        let limits = self.read(config::limits)?;
-        let labels = limits.iter().map(|limit| rule_label(self.memory, &limit.name)).collect();
-        let value = Rc::new(Rules { set: RuleSet::new(limits), labels });
-        if !own {
-            let kept = Kept { under, value: value.clone() };
-            CELLS.with_borrow_mut(|cells| cells.rules = Some(kept));
-        }
-        Ok(value)
+        self.kept_or_read(
+            self.of_config(Config::Rules),
+            |cells| cells.rules.as_ref(),
+            |spi, snapshot| {
+                let limits = config::limits(spi, snapshot)?;
+                let label = |limit: &Limit| rule_label(self.memory, &limit.name);
+                Ok(Rc::new(Rules {
+                    labels: limits.iter().map(label).collect(),
+                    set: RuleSet::new(limits),
+                    run_label: rule_label(self.memory, RUN_LIMIT_NAME),
+                }))
+            },
+            |cells, kept| cells.rules = Some(kept),
+        )
     }
 
     fn suspensions(&self) -> Decided<Rc<Suspensions>> {
-        let own = has_changed(Change::Config(Config::Suspensions));
-        let under = self.installation.generation(Config::Suspensions);
-        let kept = CELLS.with_borrow(|cells| {
-            let kept = cells.suspensions.as_ref().filter(|k| k.under == under && !own);
-            kept.map(|k| k.value.clone())
-        });
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        let value = Rc::new(self.read(config::suspensions)?);
-        if !own {
-            let kept = Kept { under, value: value.clone() };
-            CELLS.with_borrow_mut(|cells| cells.suspensions = Some(kept));
-        }
-        Ok(value)
+        self.kept_or_read(
+            self.of_config(Config::Suspensions),
+            |cells| cells.suspensions.as_ref(),
+            |spi, snapshot| Ok(Rc::new(config::suspensions(spi, snapshot)?)),
+            |cells, kept| cells.suspensions = Some(kept),
+        )
     }
 
     /// Under what an account stands; `None` when this transaction has changed any of it.
@@ -151,13 +188,11 @@ impl Cache {
             account_slot(self.memory, tenant, Uuid::nil()),
             account_slot(self.memory, Uuid::nil(), Uuid::nil()),
         ];
-        if has_changed(Change::Config(Config::Tiers))
-            || slots.iter().any(|slot| has_changed(Change::Generation(*slot)))
-        {
+        let tiers = self.of_config(Config::Tiers)?;
+        if slots.iter().any(|slot| has_changed(Change::Generation(*slot))) {
             return None;
         }
         let [account, of_tenant, of_default] = slots.map(|slot| self.slot(slot));
-        let tiers = self.installation.generation(Config::Tiers);
         Some(([account, of_tenant, of_default, tiers], settings::DEFAULT_TIER.get()))
     }
 }
@@ -181,23 +216,14 @@ fn bounded<K, V>(map: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
 
 impl Configuration for Cache {
     fn account(&self, tenant: Uuid, user: Option<Uuid>) -> Decided<Rc<Account>> {
-        let under = self.of_account(tenant, user);
-        let kept = CELLS.with_borrow(|cells| {
-            let kept = cells.accounts.get(&(tenant, user));
-            let kept = kept.filter(|k| under.as_ref().is_some_and(|under| k.under == *under));
-            kept.map(|k| k.value.clone())
-        });
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        let value = self.read(|spi, snapshot| config::account(spi, snapshot, tenant, user))?;
-        let value = Rc::new(value);
-        if let Some(under) = under {
-            let kept = Kept { under, value: value.clone() };
-            CELLS
-                .with_borrow_mut(|cells| bounded(&mut cells.accounts).insert((tenant, user), kept));
-        }
-        Ok(value)
+        self.kept_or_read(
+            self.of_account(tenant, user),
+            |cells| cells.accounts.get(&(tenant, user)),
+            |spi, snapshot| Ok(Rc::new(config::account(spi, snapshot, tenant, user)?)),
+            |cells, kept| {
+                bounded(&mut cells.accounts).insert((tenant, user), kept);
+            },
+        )
     }
 
     fn suspension(&self, call: &Dimensions) -> Decided<Option<Suspension>> {
@@ -210,45 +236,34 @@ impl Configuration for Cache {
     }
 
     fn price(&self, call: &Call, at: Timestamp) -> Decided<Option<Price>> {
-        let own = has_changed(Change::Config(Config::Prices));
-        let under = self.installation.generation(Config::Prices);
         let d = &call.dimensions;
         let key = (d.tenant_id, d.provider.clone(), call.requested_model.clone(), d.model.clone());
-        let kept = CELLS.with_borrow(|cells| {
-            let kept = cells.prices.get(&key).filter(|k| k.under == under && !own);
-            kept.filter(|k| k.value.0.contains(at)).map(|k| k.value.1.clone())
-        });
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        let (valid, price) = self.read(|spi, snapshot| {
-            let price = config::price(spi, snapshot, call, at)?;
-            Ok((config::price_stands(spi, snapshot, call, at)?, price))
-        })?;
-        if !own {
-            let kept = Kept { under, value: (valid, price.clone()) };
-            CELLS.with_borrow_mut(|cells| bounded(&mut cells.prices).insert(key, kept));
-        }
+        let (_, price) = self.kept_or_read(
+            self.of_config(Config::Prices),
+            |cells| cells.prices.get(&key).filter(|kept| kept.value.0.contains(at)),
+            |spi, snapshot| {
+                let price = config::price(spi, snapshot, call, at)?;
+                Ok((config::price_stands(spi, snapshot, call, at)?, price))
+            },
+            |cells, kept| {
+                bounded(&mut cells.prices).insert(key.clone(), kept);
+            },
+        )?;
         Ok(price)
     }
 
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {
         let slot = run_slot(self.memory, tenant, run);
-        let own =
-            has_changed(Change::Generation(slot)) || has_changed(Change::Config(Config::Tiers));
-        let under = [self.slot(slot), self.installation.generation(Config::Tiers)];
         let key = (tenant, run.to_owned());
-        let kept = CELLS.with_borrow(|cells| {
-            cells.run_limits.get(&key).filter(|k| k.under == under && !own).map(|k| k.value)
-        });
-        if let Some(kept) = kept {
-            return Ok(kept);
-        }
-        let value = self.read(|spi, snapshot| config::run_limit(spi, snapshot, tenant, run))?;
-        if !own {
-            let kept = Kept { under, value };
-            CELLS.with_borrow_mut(|cells| bounded(&mut cells.run_limits).insert(key, kept));
-        }
-        Ok(value)
+        self.kept_or_read(
+            self.of_config(Config::Tiers)
+                .filter(|_| !has_changed(Change::Generation(slot)))
+                .map(|tiers| [self.slot(slot), tiers]),
+            |cells| cells.run_limits.get(&key),
+            |spi, snapshot| config::run_limit(spi, snapshot, tenant, run),
+            |cells, kept| {
+                bounded(&mut cells.run_limits).insert(key.clone(), kept);
+            },
+        )
     }
 }

@@ -17,14 +17,13 @@ pub fn remember(denial: &Denial) -> Result<()> {
     as_owner(|spi| denials::insert(spi, denial))
 }
 
-/// Writes what waits; gives how many rows. Does nothing where somebody else is at it.
-pub fn write_waiting() -> Result<usize> {
-    let Some(installation) = memory::current()? else { return Ok(0) };
+/// Writes what waits. Does nothing where somebody else is at it.
+pub fn write_waiting() -> Result<()> {
+    let Some(installation) = memory::current()? else { return Ok(()) };
     if !lock::try_acquire(&Key::new(Class::Denials, "waiting")) {
-        return Ok(0);
+        return Ok(());
     }
     transaction::at_its_end(installation, waiting::written);
     let taken = waiting::take(installation.id());
-    as_owner(|spi| taken.iter().try_for_each(|denial| denials::insert(spi, denial)))?;
-    Ok(taken.len())
+    as_owner(|spi| taken.iter().try_for_each(|denial| denials::insert(spi, denial)))
 }

@@ -1,6 +1,7 @@
 //! Reserving and extending: the two ways in which something new is admitted.
 
 use super::assess::{Assessed, Locking, Question, Replaced, assess};
+use super::cache;
 use super::caller::Caller;
 use super::denial;
 use crate::counters::memory::transaction;
@@ -87,7 +88,10 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
     as_owner(|spi| {
         holds::insert(spi, &hold)?;
         if let Some((run, amount)) = hold.dimensions.run_id.as_deref().zip(run_limit_usd) {
-            config::fix_run_limit(spi, tenant, run, amount)?;
+            let fixed = cache::current(spi, |config| config.run_limit(tenant, run))?;
+            if fixed.is_none() {
+                config::fix_run_limit(spi, tenant, run, amount)?;
+            }
         }
         if let Some((key, arguments)) = key {
             idempotency::remember(spi, tenant, key, arguments, &json!(answer))?;

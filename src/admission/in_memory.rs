@@ -26,6 +26,7 @@ use crate::pg::spi::Snapshot;
 use crate::pg::{barrier, stamp};
 use crate::settings;
 use ai_limiter_domain::counters::Sums;
+use ai_limiter_domain::limit::RUN_LIMIT_ID;
 use ai_limiter_domain::verdict::{Mode, Verdict};
 use ai_limiter_domain::{
     Amount, Call, Dimensions, Limit, Period, Timestamp, Window, error::Result,
@@ -104,8 +105,7 @@ enum Source {
 struct Asked<'a> {
     rules: Vec<(&'a Limit, Window, Source)>,
     demands: Vec<Demand>,
-    keys: Vec<Key>,
-    /// When the keys are right.
+    /// When their keys are right.
     window: Window,
 }
 
@@ -161,16 +161,20 @@ fn decide(
             let verdict = verdict.clone();
             return Ok(Assessed { verdict, estimate: Some(resolved.estimate), now });
         }
-        if admits && call.dimensions.run_id.is_some() {
-            let is_held = holds_run(&cache, &call.dimensions, question.run_limit_usd, reads)?;
-            if !is_held || (reads && !std::mem::replace(&mut waited.for_run, true)) {
+        let has_cap = resolved.run_limit.is_some() && !resolved.is_new_run_limit;
+        if admits && !has_cap && call.dimensions.run_id.is_some() {
+            if !reads {
+                return Err(Undecided::NotKept);
+            }
+            let is_held = holds_run(&cache, &call.dimensions, question.run_limit_usd)?;
+            if !is_held || !std::mem::replace(&mut waited.for_run, true) {
                 continue;
             }
         }
         let reading = reads.then_some(&mut waited);
         let asked = ask(installation, &rules, &resolved, call, question, (epoch, now), reading)?;
         let Some(asked) = asked else { continue };
-        if !memory::read(installation, &asked.keys, &mut sums) {
+        if !memory::read(installation, asked.demands.iter().map(|d| &d.key), &mut sums) {
             if !reads {
                 return Err(Undecided::NotKept);
             }
@@ -225,21 +229,10 @@ fn decide(
     }
 }
 
-/// Makes sure that no other call gives this run a cap of its own meanwhile, or that it has one. False
-/// where it has got one while this waited.
-pub fn holds_run(
-    cache: &Cache,
-    call: &Dimensions,
-    proposed: Option<Amount>,
-    reads: bool,
-) -> Decided<bool> {
+/// Makes sure that no other call gives this run, which has no cap of its own, one meanwhile. False where
+/// it has got one while this waited.
+pub fn holds_run(cache: &Cache, call: &Dimensions, proposed: Option<Amount>) -> Decided<bool> {
     let Some(run) = call.run_id.as_deref() else { return Ok(true) };
-    if cache.run_limit(call.tenant_id, run)?.is_some() {
-        return Ok(true);
-    }
-    if !reads {
-        return Err(Undecided::NotKept);
-    }
     let key = lock::Key::new(Class::Run, &format!("{}/{run}", call.tenant_id));
     match proposed {
         Some(_) => lock::acquire(&key),
@@ -271,27 +264,18 @@ fn ask<'a>(
     let admits = question.locking == Locking::Admission;
     let d = &call.dimensions;
     let at = question.created_at.unwrap_or(now);
-    let governing = rules.set.governing(d);
+    let governing = rules.governing(d, resolved.run_limit.as_ref());
+    let (most, _) = governing.size_hint();
     let mut asked = Asked {
-        rules: Vec::with_capacity(governing.len() + 1),
-        demands: Vec::with_capacity(governing.len() + 1),
-        keys: Vec::with_capacity(governing.len() + 1),
+        rules: Vec::with_capacity(most),
+        demands: Vec::with_capacity(most),
         window: Window::ALL_TIME,
     };
-    let limits = rules.set.limits();
-    let run_label = resolved.run_limit.as_ref().map(|l| memory::rule_label(shared, &l.name));
-    let governing =
-        governing.into_iter().map(|index| (&limits[index], rules.labels[index], false)).chain(
-            resolved
-                .run_limit
-                .iter()
-                .zip(run_label)
-                .map(|(l, r)| (l, r, resolved.is_new_run_limit)),
-        );
     let mut by_tables = Vec::new();
     let mut has_waited = false;
-    for (limit, label, is_new) in governing {
-        let counter = || Counter::of(limit, limits, d, &resolved.account, at);
+    for (limit, label) in governing {
+        let is_new = resolved.is_new_run_limit && limit.id == RUN_LIMIT_ID;
+        let counter = || Counter::of(limit, rules.limits(), d, &resolved.account, at);
         let window = kept_window(limit, at, zone(limit, &resolved.account));
         let key = Key::new(shared, installation, (limit, label), d, window);
         if question.created_at.is_none() {
@@ -312,7 +296,7 @@ fn ask<'a>(
                 as_owner(|spi| load(spi, installation, epoch, (&key, &counter()), admits))?;
             has_waited = admits;
             match loaded {
-                Loaded::Present(_) => false,
+                Loaded::Present => false,
                 Loaded::NoRoom => true,
                 Loaded::Stale => return Ok(None),
             }
@@ -327,7 +311,6 @@ fn ask<'a>(
         }
         let replaced = question.replaces.filter(|hold| hold.is_open);
         asked.rules.push((limit, window, Source::Memory(asked.demands.len())));
-        asked.keys.push(key);
         asked.demands.push(Demand {
             key,
             cap: (limit.action == ai_limiter_domain::Action::Deny).then_some(limit.amount),

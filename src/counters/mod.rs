@@ -13,16 +13,15 @@ pub mod tally;
 use crate::ledger::config::Account;
 use crate::pg::clock::PgZone;
 use crate::pg::lock::{Class, Key};
+use crate::pg::spi::{Snapshot, Spi};
+use ai_limiter_domain::error::Result;
 use ai_limiter_domain::filter::Condition;
 use ai_limiter_domain::window::{Unit, calendar_window};
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, precedence,
 };
-
-use crate::counters::memory::transaction::Change;
-use crate::pg::spi::{Snapshot, Spi};
-use ai_limiter_domain::error::Result;
 use std::cell::RefCell;
+
 pub use table::read;
 
 /// One counter: a rule, a subject, a window.
@@ -86,7 +85,7 @@ pub fn look(
         let labelled = (counter.limit, memory::rule_label(shared, &counter.limit.name));
         let key = memory::Key::new(shared, installation, labelled, counter.call, counter.window);
         let rolls = matches!(counter.limit.period, Period::Rolling(_));
-        if rolls || !memory::read(installation, &[key], &mut sums) {
+        if rolls || !memory::read(installation, [&key].into_iter(), &mut sums) {
             let read = read(spi, snapshot, std::slice::from_ref(counter), now, None)?;
             return Ok(read[0]);
         }

@@ -22,7 +22,7 @@ use pgrx::pg_sys;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loaded {
     /// It is there; pinned if that was asked for.
-    Present(Sums),
+    Present,
     /// There is no room for it, or who keeps its lock has found none. If it was to be pinned, its lock
     /// is kept to the end of the transaction.
     NoRoom,
@@ -71,8 +71,8 @@ fn await_loader(
         // SAFETY: sleeps; an interrupt that is pending raises, which unwinds.
         unsafe { pg_sys::pg_usleep(WAIT_MICROSECONDS) };
         pgrx::check_for_interrupts!();
-        if let Some(sums) = take(installation, key, None, false) {
-            return Some(Loaded::Present(sums));
+        if super::is_present(installation, key) {
+            return Some(Loaded::Present);
         }
         if lock::try_acquire(lock_key) {
             return None;
@@ -89,8 +89,8 @@ fn load_locked(
     pins: bool,
 ) -> Result<Loaded> {
     // Somebody else may have been faster.
-    if let Some(sums) = take(installation, key, None, pins) {
-        return Ok(Loaded::Present(sums));
+    if take(installation, key, None, pins) {
+        return Ok(Loaded::Present);
     }
     let sums = {
         lock::keep_months();
@@ -102,37 +102,38 @@ fn load_locked(
     if installation.epoch() != epoch {
         return Ok(Loaded::Stale);
     }
-    let published = take(installation, key, Some((sums, epoch)), pins);
-    Ok(match published {
-        Some(sums) => Loaded::Present(sums),
-        None if installation.epoch() != epoch => Loaded::Stale,
-        None => Loaded::NoRoom,
+    let is_present = take(installation, key, Some((sums, epoch)), pins);
+    Ok(match is_present {
+        true => Loaded::Present,
+        false if installation.epoch() != epoch => Loaded::Stale,
+        false => Loaded::NoRoom,
     })
 }
 
-/// Finds the counter, or puts it if its sums are given and the epoch stands; pins it if asked to.
+/// Finds the counter, or puts it if its sums are given and the epoch stands; pins it if asked to. Whether
+/// it is there.
 fn take(
     installation: &'static Installation,
     key: &Key,
     publish: Option<(Sums, u64)>,
     pins: bool,
-) -> Option<Sums> {
+) -> bool {
     let level = level();
     with_pending(installation, |pending| {
         pending.reserve(1);
         shared::exclusive(|inside| {
             let at = match (inside.table.find(key.hash), publish) {
-                (Some(at), _) => at,
+                (Some(at), _) => Some(at),
                 (None, Some((sums, epoch))) if installation.epoch() == epoch => {
-                    inside.table.insert(key.hash, key.labels, sums)?
+                    inside.table.insert(key.hash, key.labels, sums)
                 }
-                (None, _) => return None,
+                (None, _) => None,
             };
-            if pins {
+            if let Some(at) = at.filter(|_| pins) {
                 pending.touch(key.hash, at, level, &mut inside.table);
             }
-            Some(pending.seen(key.hash, inside.table.sums(at)))
+            at.is_some()
         })
     })
-    .flatten()
+    .unwrap_or(false)
 }

@@ -75,12 +75,16 @@ pub fn begin_bulk() -> Result<()> {
 }
 
 /// Reads counters, all at one moment and as this transaction sees them; false when one is absent.
-pub fn read(installation: &'static Installation, keys: &[Key], sums: &mut Vec<Sums>) -> bool {
+pub fn read<'a>(
+    installation: &'static Installation,
+    mut keys: impl ExactSizeIterator<Item = &'a Key>,
+    sums: &mut Vec<Sums>,
+) -> bool {
     sums.clear();
     sums.reserve(keys.len());
     with_pending(installation, |pending| {
         shared::shared(|view| {
-            keys.iter().all(|key| {
+            keys.all(|key| {
                 let found = view.find(key.hash);
                 sums.extend(found.map(|at| pending.seen(key.hash, view.sums(at))));
                 found.is_some()
@@ -92,7 +96,7 @@ pub fn read(installation: &'static Installation, keys: &[Key], sums: &mut Vec<Su
 
 /// Whether a counter is there.
 pub fn is_present(installation: &'static Installation, key: &Key) -> bool {
-    read(installation, std::slice::from_ref(key), &mut Vec::new())
+    read(installation, [key].into_iter(), &mut Vec::new())
 }
 
 /// Admits a call to all of its counters or to none, and says in `sums` what they said before.
@@ -108,6 +112,7 @@ pub fn admit(
     let level = level();
     sums.clear();
     sums.reserve(demands.len());
+    let mut places = Vec::with_capacity(demands.len());
     with_pending(installation, |pending| {
         pending.reserve(demands.len());
         shared::exclusive(|inside| {
@@ -117,18 +122,17 @@ pub fn admit(
             }
             for demand in demands {
                 let Some(at) = inside.table.find(demand.key.hash) else { return Outcome::Absent };
+                places.push(at);
                 sums.push(pending.seen(demand.key.hash, inside.table.sums(at)));
             }
             let exceeded = |(demand, before): (&Demand, &Sums)| demand.is_exceeded(*before);
             if enforced && demands.iter().zip(&*sums).any(exceeded) {
                 return Outcome::Denied;
             }
-            for demand in demands {
+            for (demand, at) in demands.iter().zip(&places) {
                 let hash = demand.key.hash;
-                if let Some(at) = inside.table.find(hash) {
-                    pending.touch(hash, at, level, &mut inside.table);
-                    pending.add(hash, demand.adds(), level, &mut inside.table);
-                }
+                pending.touch(hash, *at, level, &mut inside.table);
+                pending.add(hash, demand.adds(), level, &mut inside.table);
             }
             Outcome::Admitted(stamp)
         })
@@ -139,17 +143,17 @@ pub fn admit(
 /// Adds to counters, whatever they allow; false, and nothing is added, when one is absent.
 pub fn add(installation: &'static Installation, changes: &[(Key, Sums)]) -> bool {
     let level = level();
+    let mut places = Vec::with_capacity(changes.len());
     with_pending(installation, |pending| {
         pending.reserve(changes.len());
         shared::exclusive(|inside| {
-            if changes.iter().any(|(key, _)| inside.table.find(key.hash).is_none()) {
-                return false;
+            for (key, _) in changes {
+                let Some(at) = inside.table.find(key.hash) else { return false };
+                places.push(at);
             }
-            for (key, sums) in changes {
-                if let Some(at) = inside.table.find(key.hash) {
-                    pending.touch(key.hash, at, level, &mut inside.table);
-                    pending.add(key.hash, *sums, level, &mut inside.table);
-                }
+            for ((key, sums), at) in changes.iter().zip(&places) {
+                pending.touch(key.hash, *at, level, &mut inside.table);
+                pending.add(key.hash, *sums, level, &mut inside.table);
             }
             true
         })
