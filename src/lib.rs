@@ -69,7 +69,8 @@ extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 /// What is asked for in shared memory when the library is preloaded.
-static SEGMENTS: [&dyn pg::shmem::Segment; 4] = [
+static SEGMENTS: [&dyn pg::shmem::Segment; 5] = [
+    admission::cache::accounts::SEGMENT,
     counters::memory::SEGMENT,
     ledger::denials::waiting::SEGMENT,
     pg::stamp::SEGMENT,

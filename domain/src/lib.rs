@@ -20,6 +20,7 @@ pub mod price;
 pub mod role;
 pub mod rolling;
 pub mod rule_set;
+pub mod slots;
 pub mod usage;
 pub mod verdict;
 pub mod window;

@@ -18,7 +18,7 @@ use super::in_memory;
 use crate::counters::memory;
 use crate::counters::memory::statistics::{Count, count};
 use crate::counters::{self, Counter, Reading};
-use crate::ledger::config::{self, Account};
+use crate::ledger::config::{self, Account, Tier};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
 use crate::pg::subtransaction;
@@ -186,13 +186,14 @@ pub fn resolve(
     let verdict = if mode == Mode::Off {
         Some(Verdict::without_counters(true, Reason::Ok, estimate.size.cost_usd))
     } else {
-        if !account.tier_exists {
+        let Some(allowed) = &account.allowed else {
             let error = Error::invalid(format!("tier \"{}\" does not exist", account.tier))
                 .detail("Without a tier no limit of a tier would apply.")
                 .hint("Add it to ai_limiter.ai_tiers, or set ai_limiter.default_tier to one that is there.");
             return Err(error.into());
-        }
-        refused_outright(config, call, &account, &estimate)?.map(|denied| denied.under(mode))
+        };
+        refused_outright(config, call, (account.suspended, allowed), &estimate)?
+            .map(|denied| denied.under(mode))
     };
     let tenant = call.dimensions.tenant_id;
     let fixed = match call.dimensions.run_id.as_deref() {
@@ -262,7 +263,7 @@ fn lock_counters(spi: &Spi, call: &mut Call, tier: Option<String>) -> Result<Str
 fn refused_outright(
     config: &impl Configuration,
     call: &Call,
-    account: &Account,
+    (is_suspended, allowed): (bool, &Tier),
     estimate: &Estimate,
 ) -> Decided<Option<Verdict>> {
     let refuse = |reason| Verdict::without_counters(false, reason, estimate.size.cost_usd);
@@ -273,13 +274,13 @@ fn refused_outright(
         verdict.retry_at = suspension.until;
         return Ok(Some(verdict));
     }
-    if account.suspended {
+    if is_suspended {
         let mut verdict = refuse(Reason::Suspended);
         verdict.details.insert("scope".into(), "account".into());
         return Ok(Some(verdict));
     }
     let given = call.requested_model.as_deref();
-    if let Some(patterns) = account.allowed_models.as_ref().filter(|_| given.is_some()) {
+    if let Some(patterns) = allowed.allowed_models.as_ref().filter(|_| given.is_some()) {
         let dated = given.map(model_name::without_prefix);
         let spelt = given.map(str::to_lowercase);
         let allows = |pattern: &String| {
@@ -296,7 +297,7 @@ fn refused_outright(
         }
     }
     if let Some((patterns, feature)) =
-        account.allowed_features.as_ref().zip(call.dimensions.feature.as_deref())
+        allowed.allowed_features.as_ref().zip(call.dimensions.feature.as_deref())
         && !patterns.iter().any(|pattern| model_name::matches(pattern, feature))
     {
         return Ok(Some(refuse(Reason::FeatureNotAllowed)));

@@ -3,12 +3,11 @@
 //! Claims are read from `request.jwt.claims` when `session_user` is in `ai_limiter.claim_setters` or
 //! a superuser; any other session could write them itself. What the database role may do comes from
 //! its grants: a role that may insert into `ai_reservations` (such as `service_role`) is a server
-//! and acts for anyone, and a member of `pg_monitor` sees everything. Nothing is cached: SET ROLE and the next request's claims take effect at once.
+//! and acts for anyone, and a member of `pg_monitor` sees everything. Nothing of the caller is cached: SET ROLE and the next
+//! request's claims take effect at once.
 
-use crate::ledger::config;
-use crate::pg::owner::as_owner;
+use super::cache;
 use crate::pg::relation;
-use crate::pg::spi::Snapshot;
 use crate::settings;
 use ai_limiter_domain::claims::Claims;
 use ai_limiter_domain::{Dimensions, Error, Kind, Limit, Per, Role, error::Result};
@@ -48,10 +47,8 @@ impl Caller {
         if self.user_id.is_none() {
             return Ok(Role::default());
         }
-        let account = as_owner(|spi| {
-            config::account(spi, &Snapshot::latest(), self.tenant_id(), self.user_id)
-        })?;
-        Ok(account.role.and_then(|r| r.parse().ok()).unwrap_or_default())
+        let account = cache::current(|config| config.account(self.tenant_id(), self.user_id))?;
+        Ok(account.role.as_deref().and_then(|r| r.parse().ok()).unwrap_or_default())
     }
 
     pub fn sees_platform(&self) -> Result<bool> {

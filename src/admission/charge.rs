@@ -14,7 +14,6 @@ use crate::ledger::usage::{self, Charge, PriceSource};
 use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
-use crate::pg::spi::Spi;
 use ai_limiter_domain::usage::TokenUsage;
 use ai_limiter_domain::{Amount, Call, Error, Timestamp, error::Result};
 use pgrx::pg_sys;
@@ -52,7 +51,7 @@ pub fn settle(caller: &Caller, id: Uuid, actual: Actual) -> Result<Settlement> {
     // The hold may be from a month whose partition was dropped since.
     partitions::ensure(hold.created_at)?;
     as_owner(|spi| {
-        let charge = charge_of(spi, &hold, actual)?;
+        let charge = charge_of(&hold, actual)?;
         if hold.state == "open" {
             adjust::hold_ends(&hold.dimensions, hold.created_at, &hold.size)?;
         }
@@ -80,7 +79,7 @@ fn settled_before(caller: &Caller, id: Uuid) -> Result<Settlement> {
 
 /// What a hold comes to: the given cost, else tokens at the price of the model that answered, at
 /// the time of the call, else what had been held: an interrupted call was not free.
-fn charge_of(spi: &Spi, hold: &Hold, actual: Actual) -> Result<Charge> {
+fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
     let said = actual.usage.input_tokens.is_some() || actual.usage.output_tokens.is_some();
     let input_tokens = actual.usage.input_tokens.or(hold.size.input_tokens).unwrap_or(0);
     let output_tokens = match actual.usage.output_tokens {
@@ -94,7 +93,7 @@ fn charge_of(spi: &Spi, hold: &Hold, actual: Actual) -> Result<Charge> {
         actual.provider.clone().or_else(|| hold.dimensions.provider.clone()),
     )?;
     let price = match said && actual.cost_usd.is_none() && answered.requested_model.is_some() {
-        true => cache::current(spi, |config| config.price(&answered, hold.created_at))?,
+        true => cache::current(|config| config.price(&answered, hold.created_at))?,
         false => None,
     };
     let (cost_usd, price_source) = match (actual.cost_usd, price) {
@@ -164,7 +163,7 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     partitions::ensure(created_at)?;
     partitions::prepare(now)?;
     as_owner(|spi| {
-        let charge = recorded(spi, &mut call, created_at)?;
+        let charge = recorded(&mut call, created_at)?;
         usage::insert(spi, &charge)?;
         if let Some(key) = idempotency_key.as_deref() {
             idempotency::remember(spi, tenant, key, &arguments, &json!(charge.id))?;
@@ -173,17 +172,16 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     })
 }
 
-fn recorded(spi: &Spi, call: &mut Call, created_at: Timestamp) -> Result<Charge> {
+fn recorded(call: &mut Call, created_at: Timestamp) -> Result<Charge> {
     let (tenant, user) = (call.dimensions.tenant_id, call.dimensions.user_id);
-    call.dimensions.tier =
-        cache::current(spi, |config| Ok(config.account(tenant, user)?.tier.clone()))?;
+    call.dimensions.tier = cache::current(|config| Ok(config.account(tenant, user)?.tier.clone()))?;
     if call.cost_usd.is_none() && call.input_tokens.is_none() && call.output_tokens.is_none() {
         return Err(Error::invalid("usage must say its tokens or its cost")
             .hint("Set usage, input_tokens and output_tokens, or cost_usd."));
     }
     // Nothing is estimated here: tokens that were not told were not used.
     call.output_tokens = call.output_tokens.or(Some(0));
-    let estimate = cache::current(spi, |config| estimate(config, call, created_at))?;
+    let estimate = cache::current(|config| estimate(config, call, created_at))?;
     let Some((cost_usd, price_source)) = estimate.size.cost_usd.zip(estimate.source) else {
         return Err(match &call.requested_model {
             Some(_) => Error::invalid("model has no price")

@@ -88,7 +88,7 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
     as_owner(|spi| {
         holds::insert(spi, &hold)?;
         if let Some((run, amount)) = hold.dimensions.run_id.as_deref().zip(run_limit_usd) {
-            let fixed = cache::current(spi, |config| config.run_limit(tenant, run))?;
+            let fixed = cache::current(|config| config.run_limit(tenant, run))?;
             if fixed.is_none() {
                 config::fix_run_limit(spi, tenant, run, amount)?;
             }

@@ -12,25 +12,63 @@ use ai_limiter_domain::price::Price;
 use ai_limiter_domain::{
     Amount, Call, Dimensions, Error, Limit, Timestamp, Window, error::Result, model_name,
 };
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::rc::Rc;
 use uuid::Uuid;
 
-/// An account as its tables have it, or as the defaults do.
-#[derive(Debug, Clone, Deserialize)]
+/// What the tables say of an account, with or without rows.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AccountRow {
+    tier: Option<String>,
+    role: Option<String>,
+    suspended: bool,
+    timezone: Option<String>,
+    tenant_timezone: Option<String>,
+    default_timezone: Option<String>,
+}
+
+/// What a tier allows; `None` for everything.
+#[derive(Debug)]
+pub struct Tier {
+    pub allowed_models: Option<Vec<String>>,
+    pub allowed_features: Option<Vec<String>>,
+}
+
+/// An account, with the defaults where it has no rows.
+#[derive(Debug)]
 pub struct Account {
     pub tier: String,
-    /// False when `ai_limiter.default_tier` names none, or a restore has not got to it yet.
-    pub tier_exists: bool,
+    /// `None` when `ai_limiter.default_tier` names none, or a restore has not got to it yet.
+    pub allowed: Option<Rc<Tier>>,
     pub role: Option<String>,
     pub suspended: bool,
     pub account_timezone: String,
     pub tenant_timezone: String,
     pub default_timezone: String,
-    pub allowed_models: Option<Vec<String>>,
-    pub allowed_features: Option<Vec<String>>,
+}
+
+impl Account {
+    /// `tier` finds what the one that it is in allows.
+    pub fn of<E>(
+        row: AccountRow,
+        tier: impl FnOnce(&str) -> std::result::Result<Option<Rc<Tier>>, E>,
+    ) -> std::result::Result<Self, E> {
+        let name = row.tier.unwrap_or_else(|| settings::text(&settings::DEFAULT_TIER));
+        let default_timezone = row.default_timezone.unwrap_or_else(|| "UTC".to_owned());
+        let tenant_timezone = row.tenant_timezone.unwrap_or_else(|| default_timezone.clone());
+        Ok(Account {
+            allowed: tier(&name)?,
+            tier: name,
+            role: row.role,
+            suspended: row.suspended,
+            account_timezone: row.timezone.unwrap_or_else(|| tenant_timezone.clone()),
+            tenant_timezone,
+            default_timezone,
+        })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -58,20 +96,46 @@ pub fn account(
     tenant: Uuid,
     user: Option<Uuid>,
 ) -> Result<Account> {
-    const SQL: &str = "SELECT jsonb_build_object( \
-            'tier', coalesce(a.tier, $3), 'role', a.role, 'suspended', coalesce(a.suspended, false), \
-            'account_timezone', coalesce(a.timezone, t.timezone, z.timezone, 'UTC'), \
-            'tenant_timezone', coalesce(t.timezone, z.timezone, 'UTC'), \
-            'default_timezone', coalesce(z.timezone, 'UTC'), \
-            'tier_exists', d.tier IS NOT NULL, 'allowed_models', d.allowed_models, 'allowed_features', d.allowed_features) \
+    let row = account_row(spi, snapshot, tenant, user)?;
+    Account::of(row, |name| Ok(tier(spi, snapshot, name)?.map(Rc::new)))
+}
+
+/// The rows of an account, of its tenant and of the default.
+pub fn account_row(
+    spi: &Spi,
+    snapshot: &Snapshot,
+    tenant: Uuid,
+    user: Option<Uuid>,
+) -> Result<AccountRow> {
+    const SQL: &str = "SELECT a.tier, a.role, coalesce(a.suspended, false), a.timezone, t.timezone, \
+            z.timezone \
         FROM (VALUES (1)) one \
         LEFT JOIN ai_limiter.ai_accounts a ON a.tenant_id = $1 AND a.user_id = $2 \
         LEFT JOIN ai_limiter.ai_tenants t ON t.tenant_id = $1 \
-        LEFT JOIN ai_limiter.ai_tenants z ON z.tenant_id = '00000000-0000-0000-0000-000000000000' \
-        LEFT JOIN ai_limiter.ai_tiers d ON d.tier = coalesce(a.tier, $3)";
-    let default_tier = settings::text(&settings::DEFAULT_TIER);
-    let args = [tenant.into(), Arg::Uuid(user), default_tier.as_str().into()];
-    decode(required(one(spi, snapshot, SQL, &args)?, "account")?)
+        LEFT JOIN ai_limiter.ai_tenants z ON z.tenant_id = '00000000-0000-0000-0000-000000000000'";
+    let rows = spi.read_at(snapshot, SQL, &[tenant.into(), Arg::Uuid(user)], |row| {
+        Ok(AccountRow {
+            tier: row.text(1),
+            role: row.text(2),
+            suspended: row.boolean(3).unwrap_or(false),
+            timezone: row.text(4),
+            tenant_timezone: row.text(5),
+            default_timezone: row.text(6),
+        })
+    })?;
+    required(rows.into_iter().next(), "account")
+}
+
+/// What a tier allows; `None` when there is none of that name.
+pub fn tier(spi: &Spi, snapshot: &Snapshot, name: &str) -> Result<Option<Tier>> {
+    const SQL: &str = "SELECT pg_catalog.to_jsonb(d.allowed_models), \
+            pg_catalog.to_jsonb(d.allowed_features) \
+        FROM ai_limiter.ai_tiers d WHERE d.tier = $1";
+    let rows = spi.read_at(snapshot, SQL, &[name.into()], |row| {
+        let patterns = |column| row.json(column).map(decode).transpose();
+        Ok(Tier { allowed_models: patterns(1)?, allowed_features: patterns(2)? })
+    })?;
+    Ok(rows.into_iter().next())
 }
 
 /// The zone of everything that is of no tenant and no user.

@@ -7,9 +7,12 @@
 //! that table at each call and keeps nothing of it.
 //!
 //! Lives in thread-local cells, to the end of the backend. Each map is emptied when it has
-//! [`MOST`] entries: 16,384 accounts are 4 MB.
+//! [`MOST`] entries: 16,384 accounts are 4 MB. Of accounts, of which there are too many for each
+//! session to meet, the rows are shared as well: [`accounts`].
 //!
 //! [`counters::memory::transaction`]: crate::counters::memory::transaction
+
+pub mod accounts;
 
 use super::configuration::{Configuration, Decided, Tables, Undecided};
 use crate::counters::memory::transaction::{Change, has_changed};
@@ -17,14 +20,16 @@ use crate::counters::memory::{
     self, Config, GENERATIONS, Installation, Label, Shared, account_label, rule_label,
     shared_memory,
 };
-use crate::ledger::config::{self, Account, Suspension, Suspensions};
+use crate::ledger::config::{self, Account, AccountRow, Suspension, Suspensions, Tier};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
 use crate::settings;
+use accounts::Place;
 use ai_limiter_domain::error::Result;
 use ai_limiter_domain::limit::RUN_LIMIT_NAME;
 use ai_limiter_domain::price::Price;
+use ai_limiter_domain::slots::Version;
 use ai_limiter_domain::{Amount, Call, Dimensions, Limit, RuleSet, Timestamp, Window};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -70,7 +75,7 @@ struct Kept<G, T> {
 }
 
 /// Generations of the account, its tenant, the default zone's tenant and the tiers.
-type OfAccount = ([u64; 4], Option<CString>);
+type OfAccount = (Version, Option<CString>);
 /// Tenant, provider, the model as given and its canonical name.
 type OfPrice = (Uuid, Option<String>, Option<String>, Option<String>);
 
@@ -79,6 +84,7 @@ struct Cells {
     installation: u64,
     rules: Option<Kept<u64, Rc<Rules>>>,
     accounts: HashMap<(Uuid, Option<Uuid>), Kept<OfAccount, Rc<Account>>>,
+    tiers: HashMap<String, Kept<u64, Option<Rc<Tier>>>>,
     suspensions: Option<Kept<u64, Rc<Suspensions>>>,
     prices: HashMap<OfPrice, Kept<u64, (Window, Option<Price>)>>,
     run_limits: HashMap<(Uuid, String), Kept<[u64; 2], Option<Amount>>>,
@@ -123,6 +129,26 @@ impl Cache {
         self.memory.generations[slot].load(Ordering::Acquire)
     }
 
+    /// What is kept under `under`.
+    fn kept<G: PartialEq, T: Clone>(
+        &self,
+        under: Option<&G>,
+        find: impl FnOnce(&Cells) -> Option<&Kept<G, T>>,
+    ) -> Option<T> {
+        CELLS.with_borrow(|cells| {
+            let kept = find(cells).filter(|kept| Some(&kept.under) == under)?;
+            Some(kept.value.clone())
+        })
+    }
+
+    /// Reads from the tables, if it may.
+    fn read<T>(&self, read: impl FnOnce(&Spi, &Snapshot) -> Result<T>) -> Decided<T> {
+        if !self.reads {
+            return Err(Undecided::NotKept);
+        }
+        Ok(as_owner(|spi| read(spi, &Snapshot::latest()))?)
+    }
+
     /// What is kept under `under`, else what is read, which is kept from then on. Without `under` this
     /// transaction has changed what is asked for: it reads, and keeps nothing.
     fn kept_or_read<G: PartialEq, T: Clone>(
@@ -132,17 +158,10 @@ impl Cache {
         read: impl FnOnce(&Spi, &Snapshot) -> Result<T>,
         keep: impl FnOnce(&mut Cells, Kept<G, T>),
     ) -> Decided<T> {
-        let kept = CELLS.with_borrow(|cells| {
-            let under = under.as_ref()?;
-            find(cells).filter(|kept| kept.under == *under).map(|kept| kept.value.clone())
-        });
-        if let Some(kept) = kept {
+        if let Some(kept) = self.kept(under.as_ref(), find) {
             return Ok(kept);
         }
-        if !self.reads {
-            return Err(Undecided::NotKept);
-        }
-        let value = as_owner(|spi| read(spi, &Snapshot::latest()))?;
+        let value = self.read(read)?;
         if let Some(under) = under {
             let kept = Kept { under, value: value.clone() };
             CELLS.with_borrow_mut(|cells| keep(cells, kept));
@@ -195,14 +214,46 @@ impl Cache {
         let [account, of_tenant, of_default] = slots.map(|slot| self.slot(slot));
         Some(([account, of_tenant, of_default, tiers], settings::DEFAULT_TIER.get()))
     }
+
+    /// The rows of an account, from what all share or from the tables. Without `under`
+    /// this transaction has changed one of them.
+    fn account_row(
+        &self,
+        tenant: Uuid,
+        user: Option<Uuid>,
+        under: Option<&Version>,
+    ) -> Decided<AccountRow> {
+        let read =
+            |spi: &Spi, snapshot: &Snapshot| config::account_row(spi, snapshot, tenant, user);
+        let Some(under) = under else { return self.read(read) };
+        let label = account_label(self.memory, tenant, user.unwrap_or_default());
+        let place = Place { installation: self.installation.id(), tenant, user, label };
+        if let Some(row) = accounts::find(&place, under) {
+            return Ok(row);
+        }
+        let row = self.read(read)?;
+        accounts::keep(&place, under, &row);
+        Ok(row)
+    }
+
+    fn tier(&self, name: &str) -> Decided<Option<Rc<Tier>>> {
+        self.kept_or_read(
+            self.of_config(Config::Tiers),
+            |cells| cells.tiers.get(name),
+            |spi, snapshot| Ok(config::tier(spi, snapshot, name)?.map(Rc::new)),
+            |cells, kept| {
+                bounded(&mut cells.tiers).insert(name.to_owned(), kept);
+            },
+        )
+    }
 }
 
 /// Reads the configuration as it is now: from what is kept, where that can be told to stand, else from
 /// the tables.
-pub fn current<T>(spi: &Spi, read: impl FnOnce(&dyn Configuration) -> Decided<T>) -> Result<T> {
+pub fn current<T>(read: impl FnOnce(&dyn Configuration) -> Decided<T>) -> Result<T> {
     match memory::current()?.and_then(|installation| Cache::new(installation, true)) {
         Some(cache) => Ok(read(&cache)?),
-        None => Ok(read(&Tables { spi, snapshot: &Snapshot::latest() })?),
+        None => as_owner(|spi| Ok(read(&Tables { spi, snapshot: &Snapshot::latest() })?)),
     }
 }
 
@@ -216,14 +267,20 @@ fn bounded<K, V>(map: &mut HashMap<K, V>) -> &mut HashMap<K, V> {
 
 impl Configuration for Cache {
     fn account(&self, tenant: Uuid, user: Option<Uuid>) -> Decided<Rc<Account>> {
-        self.kept_or_read(
-            self.of_account(tenant, user),
-            |cells| cells.accounts.get(&(tenant, user)),
-            |spi, snapshot| Ok(Rc::new(config::account(spi, snapshot, tenant, user)?)),
-            |cells, kept| {
+        let under = self.of_account(tenant, user);
+        let kept = self.kept(under.as_ref(), |cells| cells.accounts.get(&(tenant, user)));
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let row = self.account_row(tenant, user, under.as_ref().map(|(version, _)| version))?;
+        let account = Rc::new(Account::of(row, |name| self.tier(name))?);
+        if let Some(under) = under {
+            let kept = Kept { under, value: Rc::clone(&account) };
+            CELLS.with_borrow_mut(|cells| {
                 bounded(&mut cells.accounts).insert((tenant, user), kept);
-            },
-        )
+            });
+        }
+        Ok(account)
     }
 
     fn suspension(&self, call: &Dimensions) -> Decided<Option<Suspension>> {
