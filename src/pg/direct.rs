@@ -18,7 +18,7 @@ use uuid::Uuid;
 /// What a table is like whose rows are written here. In a name `*` at the front stands for the table's.
 #[derive(Debug)]
 pub struct Shape {
-    pub columns: &'static [pg_sys::Oid],
+    pub columns: &'static [(&'static CStr, pg_sys::Oid)],
     /// The check constraints, in the order of their names.
     pub checks: &'static [&'static CStr],
     /// Triggers, in the order of their names, that have nothing to do for such a row.
@@ -42,6 +42,21 @@ unsafe fn name<'a>(relation: pg_sys::Relation) -> &'a CStr {
     unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) }
 }
 
+/// # Safety
+/// There are more columns than `number`.
+unsafe fn attribute(
+    descriptor: pg_sys::TupleDesc,
+    number: usize,
+) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: as promised.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return (*descriptor).attrs.as_ptr().add(number);
+        #[cfg(feature = "pg18")]
+        return pg_sys::TupleDescAttr(descriptor, number as i32);
+    }
+}
+
 impl Shape {
     /// # Safety
     /// `relation` is open.
@@ -50,8 +65,10 @@ impl Shape {
         // arrays are as long as the counts beside them say.
         unsafe {
             let descriptor = (*relation).rd_att;
-            let is_column = |(number, oid): (usize, &pg_sys::Oid)| {
-                pg_sys::SPI_gettypeid(descriptor, number as i32 + 1) == *oid
+            let is_column = |(number, (name, oid)): (usize, &(&CStr, pg_sys::Oid))| {
+                let column = attribute(descriptor, number);
+                (*column).atttypid == *oid
+                    && CStr::from_ptr((*column).attname.data.as_ptr()) == *name
             };
             let are_named = |names: &mut dyn ExactSizeIterator<Item = *mut c_char>,
                              expected: &[&CStr]| {
