@@ -6,7 +6,7 @@
 
 use crate::call::Dimensions;
 use crate::filter::Condition;
-use crate::limit::{Limit, ManagedBy};
+use crate::limit::Limit;
 use crate::precedence;
 use std::collections::HashMap;
 use uuid::Uuid;
@@ -15,6 +15,8 @@ use uuid::Uuid;
 pub struct RuleSet {
     limits: Vec<Limit>,
     conditions: Vec<Vec<Condition>>,
+    /// Equal for rows of one name.
+    names: Vec<usize>,
     /// Rows that name neither a tenant nor a user.
     general: Vec<usize>,
     /// Rows that name a tenant and no user.
@@ -26,7 +28,11 @@ impl RuleSet {
     /// `limits` are the enabled rows, in the order in which they are to be judged.
     pub fn new(limits: Vec<Limit>) -> Self {
         let conditions = limits.iter().map(Limit::conditions).collect();
-        let mut set = Self { conditions, ..Self::default() };
+        let mut first = HashMap::new();
+        let names = limits.iter().enumerate();
+        let names =
+            names.map(|(i, limit)| *first.entry(limit.name.as_str()).or_insert(i)).collect();
+        let mut set = Self { conditions, names, ..Self::default() };
         for (index, limit) in limits.iter().enumerate() {
             match (limit.filter.user_id, limit.filter.tenant_id) {
                 (Some(user), _) => set.by_user.entry(user).or_default().push(index),
@@ -60,9 +66,10 @@ impl RuleSet {
         }
         // What matches the call and takes precedence is itself among those that match.
         let overridden = |index: &usize| {
-            let limit = &self.limits[*index];
-            limit.managed_by == ManagedBy::Platform
-                && matching.iter().any(|other| precedence::overrides(&self.limits[*other], limit))
+            matching.iter().any(|other| {
+                self.names[*other] == self.names[*index]
+                    && precedence::overrides(&self.limits[*other], &self.limits[*index])
+            })
         };
         if matching.iter().any(overridden) {
             return matching.iter().copied().filter(|index| !overridden(index)).collect();
@@ -76,7 +83,7 @@ mod tests {
     use super::*;
 
     use crate::filter::Filter;
-    use crate::limit::Per;
+    use crate::limit::{ManagedBy, Per};
     use proptest::prelude::*;
 
     fn ids() -> impl Strategy<Value = Option<Uuid>> {

@@ -97,7 +97,7 @@ impl Assessment<'_> {
 pub struct Binding {
     pub limit_id: i64,
     /// The name for everyone's eyes: of a limit of the platform only that.
-    pub public_name: String,
+    pub public_name: Cow<'static, str>,
     /// The name that this caller may see.
     pub limit_name: String,
     pub metric: &'static str,
@@ -111,7 +111,8 @@ pub struct Binding {
 pub struct Verdict {
     pub allowed: bool,
     pub reason: Reason,
-    pub binding: Option<Binding>,
+    /// Apart, since a verdict is handed on many times.
+    pub binding: Option<Box<Binding>>,
     /// When every limit that failed will have room again; `None` when one never will.
     pub retry_at: Option<Timestamp>,
     pub estimated_cost_usd: Option<Amount>,
@@ -230,9 +231,12 @@ pub fn judge(
     }
     if let Some((_, assessment)) = binding {
         let limit = assessment.limit;
-        verdict.binding = Some(Binding {
+        verdict.binding = Some(Box::new(Binding {
             limit_id: limit.id,
-            public_name: if limit.is_platform() { PLATFORM } else { &limit.name }.to_owned(),
+            public_name: match limit.is_platform() {
+                true => Cow::Borrowed(PLATFORM),
+                false => Cow::Owned(limit.name.clone()),
+            },
             limit_name: assessment.name().to_owned(),
             metric: limit.metric.name(),
             period: limit.period_name.clone(),
@@ -246,7 +250,7 @@ pub fn judge(
                 false => None,
             },
             resets_at: assessment.resets_at,
-        });
+        }));
     }
     Ok(verdict)
 }

@@ -84,6 +84,7 @@ fn try_adjust(
     let governing = rules
         .governing(call, run_limit.as_ref())
         .filter(|(limit, _)| !matches!(limit.period, Period::Rolling(_)));
+    let label_of_account = memory::label_of(shared, call);
     let mut changes = Vec::new();
     for (limit, label) in governing {
         let change = sums(limit);
@@ -91,7 +92,7 @@ fn try_adjust(
             continue;
         }
         let window = kept_window(limit, at, zone(limit, &account));
-        let key = Key::new(shared, installation, (limit, label), call, window);
+        let key = Key::new(shared, installation, (limit, label), (call, label_of_account), window);
         if !transaction::is_locked(key.hash) {
             changes.push((key, change, limit));
         }

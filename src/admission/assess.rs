@@ -145,7 +145,7 @@ pub fn judge_by_tables(
     let limits = config::limits_of(spi, &snapshot, d.tenant_id, d.user_id)?;
     let at = question.created_at.unwrap_or(now);
     let counters: Vec<Counter> = precedence::governing(&limits, d)
-        .chain(&resolved.run_limit)
+        .chain(resolved.run_limit.as_deref())
         .map(|limit| Counter::of(limit, &limits, d, &resolved.account, at))
         .collect();
     let without = question.replaces.map(|hold| hold.id);
@@ -160,7 +160,7 @@ pub struct Resolved {
     pub account: Rc<Account>,
     pub estimate: Estimate,
     /// The run's own cap, as a rule among the others.
-    pub run_limit: Option<Limit>,
+    pub run_limit: Option<Box<Limit>>,
     /// Whether this call would give the run its cap.
     pub is_new_run_limit: bool,
     pub mode: Mode,
@@ -201,7 +201,7 @@ pub fn resolve(
         None => None,
     };
     let proposed = question.run_limit_usd.filter(|_| call.dimensions.run_id.is_some());
-    let run_limit = fixed.or(proposed).map(|amount| Limit::of_run(tenant, amount));
+    let run_limit = fixed.or(proposed).map(|amount| Box::new(Limit::of_run(tenant, amount)));
     let is_new_run_limit = fixed.is_none() && run_limit.is_some();
     Ok(Resolved { account, estimate, run_limit, is_new_run_limit, mode, verdict })
 }

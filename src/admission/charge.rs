@@ -142,7 +142,7 @@ pub fn release(caller: &Caller, id: Uuid) -> Result<bool> {
 }
 
 pub struct Record {
-    pub call: Call,
+    pub call: Box<Call>,
     pub idempotency_key: Option<String>,
     pub created_at: Option<Timestamp>,
 }

@@ -19,7 +19,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 pub struct Reserve {
-    pub call: Call,
+    pub call: Box<Call>,
     pub run_limit_usd: Option<Amount>,
     pub idempotency_key: Option<String>,
     pub ttl_microseconds: Option<i64>,

@@ -264,7 +264,8 @@ fn ask<'a>(
     let admits = question.locking == Locking::Admission;
     let d = &call.dimensions;
     let at = question.created_at.unwrap_or(now);
-    let governing = rules.governing(d, resolved.run_limit.as_ref());
+    let account = memory::label_of(shared, d);
+    let governing = rules.governing(d, resolved.run_limit.as_deref());
     let (most, _) = governing.size_hint();
     let mut asked = Asked {
         rules: Vec::with_capacity(most),
@@ -277,7 +278,7 @@ fn ask<'a>(
         let is_new = resolved.is_new_run_limit && limit.id == RUN_LIMIT_ID;
         let counter = || Counter::of(limit, rules.limits(), d, &resolved.account, at);
         let window = kept_window(limit, at, zone(limit, &resolved.account));
-        let key = Key::new(shared, installation, (limit, label), d, window);
+        let key = Key::new(shared, installation, (limit, label), (d, account), window);
         if question.created_at.is_none() {
             asked.window = asked.window.intersection(window);
         }

@@ -17,7 +17,7 @@ use ai_limiter_domain::usage::{self, TokenUsage};
 use pgrx::prelude::*;
 
 /// A call about an account that the caller may ask about.
-fn permitted_call(caller: &Caller, args: &Arguments, requests: i64) -> Result<Call> {
+fn permitted_call(caller: &Caller, args: &Arguments, requests: i64) -> Result<Box<Call>> {
     let (mut call, tenant, user) = args.call(requests)?;
     (call.dimensions.tenant_id, call.dimensions.user_id) = caller.account(tenant, user)?;
     Ok(call)

@@ -44,9 +44,9 @@ impl Arguments {
     }
 
     /// The shared arguments of a call, checked; the account is as given, the tier not yet known.
-    pub fn call(&self, requests: i64) -> Result<(Call, Option<Uuid>, Option<Uuid>)> {
+    pub fn call(&self, requests: i64) -> Result<(Box<Call>, Option<Uuid>, Option<Uuid>)> {
         let attributes = self.json(7, "attributes")?;
-        let mut call = Call {
+        let mut call = Box::new(Call {
             dimensions: Dimensions {
                 feature: call::text(self.get(4), "feature")?,
                 api_key_id: call::api_key_id(self.get(5))?,
@@ -59,7 +59,7 @@ impl Arguments {
             output_tokens: call::count(self.get(9), "output_tokens")?,
             cost_usd: numeric::to_charge(self.get(10), "cost_usd")?,
             ..Call::default()
-        };
+        });
         call.set_model(self.get(2), self.get(3))?;
         Ok((call, self.uuid(1), self.uuid(0)))
     }

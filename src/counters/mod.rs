@@ -83,7 +83,8 @@ pub fn look(
     let mut sums = Vec::new();
     let mut look = |counter: &Counter| {
         let labelled = (counter.limit, memory::rule_label(shared, &counter.limit.name));
-        let key = memory::Key::new(shared, installation, labelled, counter.call, counter.window);
+        let call = (counter.call, memory::label_of(shared, counter.call));
+        let key = memory::Key::new(shared, installation, labelled, call, counter.window);
         let rolls = matches!(counter.limit.period, Period::Rolling(_));
         if rolls || !memory::read(installation, [&key].into_iter(), &mut sums) {
             let read = read(spi, snapshot, std::slice::from_ref(counter), now, None)?;

@@ -31,8 +31,8 @@ use ai_limiter_domain::limit::RUN_LIMIT_NAME;
 use ai_limiter_domain::price::Price;
 use ai_limiter_domain::slots::Version;
 use ai_limiter_domain::{Amount, Call, Dimensions, Limit, RuleSet, Timestamp, Window};
-use std::cell::RefCell;
-use std::collections::HashMap;
+use foldhash::HashMap;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -105,6 +105,20 @@ pub struct Cache {
 /// Where the generation of an account, or with the nil user of a tenant, stands.
 pub fn account_slot(memory: &Shared, tenant: Uuid, user: Uuid) -> usize {
     account_label(memory, tenant, user) as usize >> 1 & (GENERATIONS - 1)
+}
+
+/// Where the generations of a tenant and of the default stand: those that were asked for last are kept,
+/// since each takes two hashes.
+fn tenant_slots(memory: &Shared, tenant: Uuid) -> [usize; 2] {
+    thread_local! {
+        static LAST: Cell<Option<(Uuid, [usize; 2])>> = const { Cell::new(None) };
+    }
+    if let Some((_, slots)) = LAST.get().filter(|(last, _)| *last == tenant) {
+        return slots;
+    }
+    let slots = [tenant, Uuid::nil()].map(|of| account_slot(memory, of, Uuid::nil()));
+    LAST.set(Some((tenant, slots)));
+    slots
 }
 
 /// Where the generation of a run stands.
@@ -202,11 +216,9 @@ impl Cache {
 
     /// Under what an account stands; `None` when this transaction has changed any of it.
     fn of_account(&self, tenant: Uuid, user: Option<Uuid>) -> Option<OfAccount> {
-        let slots = [
-            account_slot(self.memory, tenant, user.unwrap_or_default()),
-            account_slot(self.memory, tenant, Uuid::nil()),
-            account_slot(self.memory, Uuid::nil(), Uuid::nil()),
-        ];
+        let account = account_slot(self.memory, tenant, user.unwrap_or_default());
+        let [of_tenant, of_default] = tenant_slots(self.memory, tenant);
+        let slots = [account, of_tenant, of_default];
         let tiers = self.of_config(Config::Tiers)?;
         if slots.iter().any(|slot| has_changed(Change::Generation(*slot))) {
             return None;

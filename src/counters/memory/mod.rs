@@ -24,7 +24,7 @@ use ai_limiter_domain::error::Result;
 use ai_limiter_domain::verdict::exceeds;
 use ai_limiter_domain::{Amount, Timestamp, Window};
 pub use installation::{Config, Installation, current, note_sweep};
-pub use key::{Key, Label, account_label, rule_label};
+pub use key::{Key, Label, account_label, label_of, rule_label};
 pub use shared::{GENERATIONS, SEGMENT, Shared, get as shared_memory};
 use transaction::{level, with_pending};
 

@@ -33,7 +33,7 @@ impl Denial {
         let binding = verdict.binding.as_ref();
         Self {
             minute: Timestamp(now.0 - now.0.rem_euclid(MINUTE)),
-            limit_name: binding.map(|b| b.public_name.clone()),
+            limit_name: binding.map(|b| b.public_name.clone().into_owned()),
             limit_id: binding.map(|b| b.limit_id),
             tenant_id: call.tenant_id,
             user_id: call.user_id,
