@@ -7,6 +7,7 @@
 mod admission;
 mod arguments;
 mod identity;
+mod ledger_triggers;
 mod operating;
 mod reporting;
 mod statistics;

@@ -12,6 +12,7 @@ pub mod owner;
 pub mod process;
 pub mod relation;
 pub mod row;
+pub mod row_trigger;
 
 pub mod shmem;
 pub mod spi;

@@ -4,9 +4,6 @@
 use ai_limiter_domain::verdict::Answer;
 use ai_limiter_domain::{Amount, Timestamp};
 use pgrx::callconv::{BoxRet, FcInfo};
-use pgrx::pgrx_sql_entity_graph::metadata::{
-    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
-};
 use pgrx::{IntoDatum, JsonB, pg_sys};
 use serde_json::Value;
 use uuid::Uuid;
@@ -87,19 +84,30 @@ impl Composite {
     }
 }
 
+/// For what only functions return whose SQL is written by hand.
 macro_rules! returned_by_hand_written_sql {
     ($type:ty) => {
         // SAFETY: only functions whose SQL is written by hand return it; none is derived from this.
-        unsafe impl SqlTranslatable for $type {
+        unsafe impl pgrx::pgrx_sql_entity_graph::metadata::SqlTranslatable for $type {
             const TYPE_IDENT: &'static str = concat!("ai_limiter::", stringify!($type));
-            const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
-            const ARGUMENT_SQL: std::result::Result<SqlMappingRef, ArgumentError> =
-                Err(ArgumentError::NotValidAsArgument(stringify!($type)));
-            const RETURN_SQL: std::result::Result<ReturnsRef, ReturnsError> =
-                Ok(ReturnsRef::One(SqlMappingRef::literal("record")));
+            const TYPE_ORIGIN: pgrx::pgrx_sql_entity_graph::metadata::TypeOrigin =
+                pgrx::pgrx_sql_entity_graph::metadata::TypeOrigin::External;
+            const ARGUMENT_SQL: std::result::Result<
+                pgrx::pgrx_sql_entity_graph::metadata::SqlMappingRef,
+                pgrx::pgrx_sql_entity_graph::metadata::ArgumentError,
+            > = Err(pgrx::pgrx_sql_entity_graph::metadata::ArgumentError::NotValidAsArgument(
+                stringify!($type),
+            ));
+            const RETURN_SQL: std::result::Result<
+                pgrx::pgrx_sql_entity_graph::metadata::ReturnsRef,
+                pgrx::pgrx_sql_entity_graph::metadata::ReturnsError,
+            > = Ok(pgrx::pgrx_sql_entity_graph::metadata::ReturnsRef::One(
+                pgrx::pgrx_sql_entity_graph::metadata::SqlMappingRef::literal("record"),
+            ));
         }
     };
 }
+pub(super) use returned_by_hand_written_sql;
 returned_by_hand_written_sql!(Composite);
 returned_by_hand_written_sql!(Rows);
 

@@ -98,15 +98,17 @@ impl Row<'_> {
         Self { tuple, descriptor, lives: PhantomData }
     }
 
-    fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+    fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: tuple and descriptor belong to the SPI result that this borrow keeps alive; every
-        // caller asks for the type that the column has in the SQL beside it.
-        unsafe {
-            let datum =
-                pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &raw mut is_null);
-            T::from_datum(datum, is_null)
-        }
+        // SAFETY: tuple and descriptor belong to what this borrow keeps alive.
+        let datum =
+            unsafe { pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &raw mut is_null) };
+        (!is_null).then_some(datum)
+    }
+
+    fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+        // SAFETY: every caller asks for the type that the column has in the SQL beside it.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
     pub fn text(&self, column: i32) -> Option<String> {
@@ -131,6 +133,12 @@ impl Row<'_> {
 
     pub fn json(&self, column: i32) -> Option<serde_json::Value> {
         self.get::<JsonB>(column).map(|v| v.0)
+    }
+
+    /// A `jsonb` column from outside, whose text may be more than can be read: `what` names it then.
+    pub fn jsonb(&self, column: i32, what: &str) -> Result<Option<serde_json::Value>> {
+        // SAFETY: the column's own value, which is a jsonb.
+        self.datum(column).map(|datum| unsafe { super::json::from_jsonb(datum, what) }).transpose()
     }
 
     /// A `numeric` column.
