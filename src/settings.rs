@@ -76,7 +76,7 @@ pub static HOLD_DURABILITY: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// For holding one against the other: who only asks is answered from the tables.
 pub static COUNTER_SOURCE: GucSetting<Source> = GucSetting::<Source>::new(Source::Memory);
-/// A hundred thousand counters are 10 MB; a busy day of ten thousand users needs some fifty thousand.
+/// A hundred thousand counters are 15 MB; a busy day of ten thousand users needs some fifty thousand.
 pub static MAX_COUNTERS: GucSetting<i32> = GucSetting::<i32>::new(65_536);
 /// How long the ledger is kept; 0 is for ever, since nobody wants to lose a bill by default.
 pub static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);

@@ -102,6 +102,97 @@ fn an_edit_is_what_the_next_call_of_another_session_goes_by() {
     assert_sound(&mut app);
 }
 
+/// What others have read of an account is shared: a session that begins goes by it, until it is edited.
+#[test]
+fn a_session_that_begins_goes_by_accounts_as_they_are() {
+    let (database, mut admin, mut app) = two_sessions();
+    let call = format!("{USER}, model => 'other', cost_usd => 0.1");
+    let user = "user_id = '00000000-0000-4000-8000-000000000001'";
+    admin.run(
+        "INSERT INTO ai_limiter.ai_accounts (user_id, tier) \
+         VALUES ('00000000-0000-4000-8000-000000000001', 'free')",
+    );
+    let begins = |column: &str| told(&mut database.connect(), column, &call);
+    let tier =
+        |tier: &str| format!("UPDATE ai_limiter.ai_accounts SET tier = '{tier}' WHERE {user}");
+    assert_eq!(told(&mut app, "reason", &call), "ok");
+    assert_eq!(begins("reason"), "ok");
+    // Whoever edits sees it at once, and nobody else, whoever reads in between.
+    admin.run(&format!("BEGIN; {}", tier("pro")));
+    assert_eq!(told(&mut admin, "reason", &call), "model_not_allowed");
+    assert_eq!(begins("reason"), "ok");
+    admin.run("ROLLBACK");
+    assert_eq!(begins("reason"), "ok");
+    assert_eq!(told(&mut admin, "reason", &call), "ok");
+    admin.run(&tier("pro"));
+    assert_eq!(begins("reason"), "model_not_allowed");
+    admin.run("UPDATE ai_limiter.ai_tiers SET allowed_models = NULL WHERE tier = 'pro'");
+    assert_eq!(begins("reason"), "ok");
+    admin.run(&format!("UPDATE ai_limiter.ai_accounts SET suspended = true WHERE {user}"));
+    assert_eq!(begins("reason"), "suspended");
+    admin.run(&format!("DELETE FROM ai_limiter.ai_accounts WHERE {user}"));
+    assert_eq!(begins("reason"), "ok");
+    // Without a row the tier is what the session's setting says, also where others read it.
+    admin.run("INSERT INTO ai_limiter.ai_tiers (tier, allowed_models) VALUES ('none', '{}')");
+    admin.run("SET ai_limiter.default_tier = 'none'");
+    assert_eq!(told(&mut admin, "reason", &call), "model_not_allowed");
+    assert_eq!(begins("reason"), "ok");
+    // A row that is too long to be shared is read all the same.
+    let long = "long".repeat(15);
+    admin.run(&format!(
+        "INSERT INTO ai_limiter.ai_tiers (tier, allowed_models) VALUES ('{long}', '{{}}')"
+    ));
+    admin.run(&format!(
+        "INSERT INTO ai_limiter.ai_accounts (user_id, tier, timezone) \
+         VALUES ('00000000-0000-4000-8000-000000000001', '{long}', 'America/Argentina/Buenos_Aires')"
+    ));
+    assert_eq!(begins("reason"), "model_not_allowed");
+    assert_eq!(begins("reason"), "model_not_allowed");
+}
+
+/// Nobody is taken for another: not the user for nobody, not one tenant's account for another's.
+#[test]
+fn accounts_that_are_shared_are_each_their_own() {
+    let (database, mut admin, _app) = two_sessions();
+    admin.run("INSERT INTO ai_limiter.ai_tiers (tier, allowed_models) VALUES ('none', '{}')");
+    let id = |n: u32| format!("00000000-0000-4000-8000-{n:012}");
+    let nil = "00000000-0000-0000-0000-000000000000";
+    admin.run(&format!(
+        "INSERT INTO ai_limiter.ai_accounts (tenant_id, user_id, tier) \
+         SELECT '{nil}'::uuid, format('00000000-0000-4000-8000-%s', lpad(n::text, 12, '0'))::uuid, \
+                CASE WHEN n % 2 = 0 THEN 'none' ELSE 'free' END FROM generate_series(2, 60) n \
+         UNION ALL VALUES ('{}'::uuid, '{}'::uuid, 'none'), ('{nil}', '{nil}', 'none')",
+        id(7),
+        id(9)
+    ));
+    let expected = |who: &str, n: u32| {
+        let refused = match who {
+            "user" => n.is_multiple_of(2),
+            "tenant" => n == 9,
+            _ => false,
+        };
+        if refused { "model_not_allowed" } else { "ok" }
+    };
+    for _session in 0..3 {
+        let mut client = database.connect();
+        for n in 2..60 {
+            for (who, call) in [
+                ("user", format!("user_id => '{}'", id(n))),
+                ("tenant", format!("tenant_id => '{}', user_id => '{}'", id(7), id(n))),
+                ("nobody", format!("tenant_id => '{}'", id(n))),
+                ("nobody", format!("tenant_id => '{nil}'")),
+            ] {
+                let call = format!("{call}, model => 'x', cost_usd => 0");
+                let ask = format!("SELECT reason FROM ai_limiter.check_ai_limit({call})");
+                assert_eq!(client.value(&ask), expected(who, n), "{call}");
+            }
+        }
+        let nil_user = format!("user_id => '{nil}', model => 'x', cost_usd => 0");
+        let ask = format!("SELECT reason FROM ai_limiter.check_ai_limit({nil_user})");
+        assert_eq!(client.value(&ask), "model_not_allowed");
+    }
+}
+
 #[test]
 fn a_zone_that_is_moved_is_what_the_next_call_of_another_session_goes_by() {
     let (_database, mut admin, mut app) = two_sessions();
