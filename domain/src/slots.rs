@@ -1,6 +1,6 @@
 //! A cache of small records in memory that many share and nobody locks.
 //!
-//! A record lies in one of the [`WAYS`] slots that its hash names, under a *key*, what it is of, and a
+//! A record lies in one of the four slots that its hash names, under a *key*, what it is of, and a
 //! *version*, what it was read under. Only the same version is found again: who changes what a record
 //! was made of changes the version, and need not come here. Each slot is a sequence lock: its number is odd while
 //! somebody writes, who never waits (a slot that another writes is left to them), and a reader that

@@ -52,8 +52,11 @@ unsafe fn attribute(
     unsafe {
         #[cfg(not(feature = "pg18"))]
         return (*descriptor).attrs.as_ptr().add(number);
+        // As TupleDescAttr() has it: behind the compact ones, of which there are as many.
         #[cfg(feature = "pg18")]
-        return pg_sys::TupleDescAttr(descriptor, number as i32);
+        let all = (*descriptor).compact_attrs.as_ptr().add((*descriptor).natts as usize);
+        #[cfg(feature = "pg18")]
+        return all.cast::<pg_sys::FormData_pg_attribute>().add(number);
     }
 }
 

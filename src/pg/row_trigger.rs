@@ -73,21 +73,21 @@ impl RowTrigger {
     }
 
     /// The row as it is to be inserted.
-    pub fn finish(self) -> TriggeredRow {
+    pub fn finish(mut self) -> TriggeredRow {
         // SAFETY: the tuple of the descriptor, and as many numbers, values and flags as are said.
         unsafe {
             let tuple = (*self.data).tg_trigtuple;
             if self.numbers.is_empty() {
                 return TriggeredRow(tuple);
             }
-            let nulls = vec![false; self.numbers.len()];
+            let mut nulls = vec![false; self.numbers.len()];
             TriggeredRow(pg_sys::heap_modify_tuple_by_cols(
                 tuple,
                 self.descriptor(),
                 self.numbers.len() as i32,
-                self.numbers.as_ptr(),
-                self.values.as_ptr(),
-                nulls.as_ptr(),
+                self.numbers.as_mut_ptr(),
+                self.values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
             ))
         }
     }
