@@ -8,6 +8,7 @@ pub mod json;
 pub mod lock;
 pub mod numeric;
 pub mod owner;
+pub mod planning;
 pub mod process;
 pub mod relation;
 pub mod row;
