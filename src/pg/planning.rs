@@ -4,11 +4,13 @@
 //! or more. One that was made while the table was empty, as after a restore or at night, reads all of
 //! it by then, and costs a call more with each row. Turning sequential scans off does not do: for an
 //! empty table all indexes cost the same. So the planner is told, in a hook of its own, that every table
-//! of the statement is large.
+//! of the statement is large. Nor shall it look through a second index for the few rows that the first
+//! one finds: without statistics it takes `state = 'open'` for rare.
 //!
 //! The hook is set once in the life of a backend, and asks a thread-local flag that is set for the
 //! length of one planning.
 
+use super::guc;
 use pgrx::{pg_guard, pg_sys};
 use std::cell::Cell;
 
@@ -37,6 +39,8 @@ pub fn for_large_tables<R>(plan: impl FnOnce() -> R) -> R {
             pg_sys::get_relation_info_hook = Some(enlarge);
         }
     }
+    let settings = guc::Scope::new();
+    settings.set(c"enable_bitmapscan", c"off");
     IS_ON.set(true);
     let _on = On;
     plan()
