@@ -86,13 +86,14 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
     transaction::admitted(hold.expires_at);
     let answer = verdict.answer(now, Some(hold.id));
     as_owner(|spi| {
-        holds::insert(spi, &hold)?;
+        // Before the hold: whatever a trigger of the app's books beside it counts in the run.
         if let Some((run, amount)) = hold.dimensions.run_id.as_deref().zip(run_limit_usd) {
             let fixed = cache::current(|config| config.run_limit(tenant, run))?;
             if fixed.is_none() {
                 config::fix_run_limit(spi, tenant, run, amount)?;
             }
         }
+        holds::insert(spi, &hold)?;
         if let Some((key, arguments)) = key {
             idempotency::remember(spi, tenant, key, arguments, &json!(answer))?;
         }

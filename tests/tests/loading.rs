@@ -235,18 +235,6 @@ fn a_run_whose_cap_is_written_by_hand_counts_what_was_open() {
     assert_sound(&mut admin);
 }
 
-/// Rows of holds and of the ledger that this session has read so far.
-fn rows_read(session: &mut impl Session) -> i64 {
-    session.run("SELECT pg_stat_force_next_flush()");
-    let rows = session.value(
-        "SELECT sum(seq_tup_read + coalesce(read, 0)) FROM pg_stat_user_tables t, LATERAL \
-            (SELECT sum(idx_tup_read) AS read FROM pg_stat_user_indexes i WHERE i.relid = t.relid) i \
-         WHERE schemaname = 'ai_limiter' AND (relname ~ '^ai_usage_[0-9]' \
-            OR relname IN ('ai_reservations', 'ai_run_limits'))",
-    );
-    rows.parse().unwrap()
-}
-
 #[test]
 fn a_session_that_met_empty_tables_still_finds_the_rows_of_a_user_and_a_run_by_their_indexes() {
     let database = database();
@@ -266,20 +254,25 @@ fn a_session_that_met_empty_tables_still_finds_the_rows_of_a_user_and_a_run_by_t
     admin.run(
         "VACUUM ANALYZE ai_limiter.ai_reservations, ai_limiter.ai_usage, ai_limiter.ai_run_limits",
     );
-    // Ten new users, and a run of each, that gets a cap and is then loaded.
-    let mut meet = |first: u32| {
-        let before = rows_read(&mut client);
+    // Ten new users, and a run of each that gets a cap.
+    let meet = |client: &mut Client, first: u32| {
         for number in first..first + 10 {
             let call = format!(
                 "user_id => '00000000-0000-4000-8000-{number:012}', run_id => 'r{number}', \
                  cost_usd => 0.01"
             );
-            assert!(reserve(&mut client, &format!("{call}, run_limit_usd => 1")).allowed);
-            assert!(reserve(&mut client, &call).allowed);
+            assert!(reserve(client, &format!("{call}, run_limit_usd => 1")).allowed);
+            assert!(reserve(client, &call).allowed);
         }
-        rows_read(&mut client) - before
+        // What this transaction alone has read.
+        client.value(
+            "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int \
+             FROM pg_stat_xact_user_tables \
+             WHERE schemaname = 'ai_limiter' AND (relname ~ '^ai_usage_[0-9]' \
+                OR relname IN ('ai_reservations', 'ai_run_limits'))",
+        )
     };
-    meet(0);
+    meet(&mut client, 0);
     admin.run(
         "INSERT INTO ai_limiter.ai_reservations (id, user_id, tenant_id, tier, run_id, requests, \
             cost_usd, created_at, expires_at) \
@@ -292,9 +285,11 @@ fn a_session_that_met_empty_tables_still_finds_the_rows_of_a_user_and_a_run_by_t
          INSERT INTO ai_limiter.ai_run_limits (tenant_id, run_id, amount_usd) \
          SELECT '00000000-0000-0000-0000-000000000000', 'h' || n, 1 FROM generate_series(1, 3000) n",
     );
-    // What everybody shares is loaded once, by another.
-    assert!(reserve(&mut admin, "cost_usd => 0").allowed);
-    let read = meet(10);
-    assert!(read < 1000, "{read} rows were read");
+    // What everybody shares is loaded once, and what expires next is looked for once, by another.
+    assert!(reserve(&mut admin, "run_id => 'another', run_limit_usd => 1, cost_usd => 0").allowed);
+    client.run("BEGIN");
+    let read: u32 = meet(&mut client, 10).parse().unwrap();
+    client.run("COMMIT");
+    assert!((1..1000).contains(&read), "{read} rows were read");
     assert_sound(&mut admin);
 }
