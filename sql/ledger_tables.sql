@@ -34,6 +34,8 @@ ALTER TABLE ai_limiter.ai_reservations SET (fillfactor = 80, autovacuum_vacuum_s
 -- What expires next, at every look.
 CREATE INDEX ai_reservations_expiry_idx ON ai_limiter.ai_reservations (expires_at) WHERE state = 'open';
 CREATE INDEX ai_reservations_account_idx ON ai_limiter.ai_reservations (tenant_id, user_id);
+-- What a run holds, when its cap is fixed or loaded: not all that its tenant does.
+CREATE INDEX ai_reservations_run_idx ON ai_limiter.ai_reservations (tenant_id, run_id) WHERE run_id IS NOT NULL;
 COMMENT ON TABLE ai_limiter.ai_reservations IS
     'Holds. Settling deletes the row and books it in ai_usage under the same id. A hold counts while its state is open and expires_at is ahead; with the worker, until it is marked, within about a second.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.id IS 'A version 7 uuid that carries created_at.';

@@ -31,10 +31,20 @@ pub fn tenant_uuid(number: &str) -> String {
 /// pgbench commands that draw a user of so many, and the user's tenant.
 pub fn draw_user(plan: &Plan, users: u32) -> String {
     let last = FIRST_USER + u64::from(users) - 1;
+    format!("\\set user random({FIRST_USER}, {last})\n{}", tenant_of_user(plan))
+}
+
+/// pgbench commands that draw a run of so many, and its user and tenant, which are the same each time.
+pub fn draw_run(plan: &Plan) -> String {
+    let (runs, users) = (plan.runs, plan.users);
     format!(
-        "\\set user random({FIRST_USER}, {last})\n\\set tenant {FIRST_USER} + :user % {}\n",
-        plan.tenants
+        "\\set run random(1, {runs})\n\\set user {FIRST_USER} + :run % {users}\n{}",
+        tenant_of_user(plan)
     )
+}
+
+fn tenant_of_user(plan: &Plan) -> String {
+    format!("\\set tenant {FIRST_USER} + :user % {}\n", plan.tenants)
 }
 
 /// Makes everything but the ledger's rows. Each user has an account without a tenant, and one in

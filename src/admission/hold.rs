@@ -85,13 +85,14 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
     };
     transaction::admitted(hold.expires_at);
     let answer = verdict.answer(now, Some(hold.id));
-    holds::insert(&hold)?;
+    // Before the hold: whatever a trigger of the app's books beside it counts in the run.
     if let Some((run, amount)) = hold.dimensions.run_id.as_deref().zip(run_limit_usd) {
         let fixed = cache::current(|config| config.run_limit(tenant, run))?;
         if fixed.is_none() {
             as_owner(|spi| config::fix_run_limit(spi, tenant, run, amount))?;
         }
     }
+    holds::insert(&hold)?;
     if let Some((key, arguments)) = key {
         as_owner(|spi| idempotency::remember(spi, tenant, key, arguments, &json!(answer)))?;
     }

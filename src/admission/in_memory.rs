@@ -32,6 +32,7 @@ use ai_limiter_domain::{
     Amount, Call, Dimensions, Limit, Period, Timestamp, Window, error::Result,
 };
 use pgrx::pg_sys;
+use uuid::Uuid;
 
 /// Judges the call, and adds it to its counters where it is admitted.
 pub fn assess(
@@ -171,6 +172,14 @@ fn decide(
                 continue;
             }
         }
+        // What expires first leaves the run before it is summed; afterwards nothing may leave it that
+        // its counter is not told of.
+        if admits && resolved.is_new_run_limit && !std::mem::replace(&mut has_expired, true) {
+            if transaction::may_expire(installation, now) && !expiry::is_swept(installation, now) {
+                expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
+                continue;
+            }
+        }
         let reading = reads.then_some(&mut waited);
         let asked = ask(installation, &rules, &resolved, call, question, (epoch, now), reading)?;
         let Some(asked) = asked else { continue };
@@ -233,12 +242,22 @@ fn decide(
 /// it has got one while this waited.
 pub fn holds_run(cache: &Cache, call: &Dimensions, proposed: Option<Amount>) -> Decided<bool> {
     let Some(run) = call.run_id.as_deref() else { return Ok(true) };
-    let key = lock::Key::new(Class::Run, &format!("{}/{run}", call.tenant_id));
+    let key = run_lock(call.tenant_id, run);
     match proposed {
         Some(_) => lock::acquire(&key),
         None => lock::acquire_shared(&key),
     }
     Ok(cache.run_limit(call.tenant_id, run)?.is_none())
+}
+
+fn run_lock(tenant: Uuid, run: &str) -> lock::Key {
+    lock::Key::new(Class::Run, &format!("{tenant}/{run}"))
+}
+
+/// Whether this transaction has written for the run while that had no cap: then it shares its lock.
+fn has_written_for_run(call: &Dimensions) -> bool {
+    let run = call.run_id.as_deref();
+    run.is_some_and(|run| lock::is_shared_by_me(&run_lock(call.tenant_id, run)))
 }
 
 /// What one decision has waited for.
@@ -282,13 +301,19 @@ fn ask<'a>(
         if question.created_at.is_none() {
             asked.window = asked.window.intersection(window);
         }
-        // What a run did before it had a cap, this transaction's part too, was told to no counter: who
-        // gives it one sums, and keeps the counter to itself until others see the cap.
-        if is_new && admits && reading.is_some() && !transaction::is_locked(key.hash) {
-            transaction::keep_locked(installation, key.hash);
+        // What a run did before it had a cap was told to no counter, and nobody asks one until the cap
+        // is there. So who gives it one loads its counter, whatever an attempt that was undone has left.
+        // What this transaction itself did before would be left out: then it sums, and keeps the
+        // counter to itself until others see the cap.
+        let is_told = || transaction::is_locked(key.hash) || transaction::is_pinned(key.hash);
+        if is_new && admits && reading.is_some() && !is_told() {
+            memory::forget(&key);
+            if has_written_for_run(d) {
+                transaction::keep_locked(installation, key.hash);
+            }
         }
         let of_tables = if matches!(limit.period, Period::Rolling(_))
-            || is_new
+            || (is_new && !admits)
             || transaction::is_locked(key.hash)
         {
             true

@@ -15,7 +15,7 @@ use crate::pg::clock::PgZone;
 use crate::pg::lock::{Class, Key};
 use crate::pg::spi::{Snapshot, Spi};
 use ai_limiter_domain::error::Result;
-use ai_limiter_domain::filter::Condition;
+use ai_limiter_domain::filter::{Column, Condition};
 use ai_limiter_domain::window::{Unit, calendar_window};
 use ai_limiter_domain::{
     Amount, Dimensions, Limit, Metric, Per, Period, Timestamp, Window, precedence,
@@ -168,6 +168,13 @@ impl<'a> Counter<'a> {
     /// Whether months that were dropped from the ledger count.
     fn counts_dropped_months(&self) -> bool {
         self.limit.period == Period::Total && !self.is_concurrent()
+    }
+
+    /// Whether it is of one account or one run, by which ledger and holds have an index.
+    fn is_of_one(&self) -> bool {
+        let has = |wanted: fn(&Condition) -> bool| self.conditions.iter().any(wanted);
+        has(|c| matches!(c, Condition::Tenant(_)))
+            && has(|c| matches!(c, Condition::User(_) | Condition::Is(Column::RunId, _)))
     }
 
     /// Whether only holds count.

@@ -11,7 +11,7 @@
 use super::rolled::Rollup;
 use super::{Counter, Reading};
 use crate::ledger::rollup::index_scans;
-use crate::pg::spi::{Arg, Snapshot, Spi};
+use crate::pg::spi::{Arg, Planning, Snapshot, Spi};
 use ai_limiter_domain::filter::{Condition, Param};
 use ai_limiter_domain::rolling::{self, Bucket, Interval};
 use ai_limiter_domain::window::DAY;
@@ -72,7 +72,8 @@ fn buckets(
     let _settings = rolled.is_some().then(index_scans);
     let ledger = rolled.or_else(|| ledger_sql(counter, &counted, value, &mut args));
     let sql = sum_sql(counter, &counted, value, &ledger.unwrap_or_default(), holds, &mut args);
-    spi.read_shaped(snapshot, sql, &args, |row| {
+    let planning = if counter.is_of_one() { Planning::ByKey } else { Planning::Usual };
+    spi.read_shaped(snapshot, (sql, planning), &args, |row| {
         Ok(Bucket {
             newest: row.timestamp(1).unwrap_or(Timestamp(0)),
             used: row.amount(2)?.unwrap_or_default(),

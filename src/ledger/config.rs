@@ -113,7 +113,7 @@ pub fn account_row(
         LEFT JOIN ai_limiter.ai_accounts a ON a.tenant_id = $1 AND a.user_id = $2 \
         LEFT JOIN ai_limiter.ai_tenants t ON t.tenant_id = $1 \
         LEFT JOIN ai_limiter.ai_tenants z ON z.tenant_id = '00000000-0000-0000-0000-000000000000'";
-    let rows = spi.read_at(snapshot, SQL, &[tenant.into(), Arg::Uuid(user)], |row| {
+    let rows = spi.read_by_key(snapshot, SQL, &[tenant.into(), Arg::Uuid(user)], |row| {
         Ok(AccountRow {
             tier: row.text(1),
             role: row.text(2),
@@ -345,7 +345,7 @@ pub fn run_limit(
 ) -> Result<Option<Amount>> {
     const SQL: &str =
         "SELECT amount_usd FROM ai_limiter.ai_run_limits WHERE tenant_id = $1 AND run_id = $2";
-    let rows = spi.read_at(snapshot, SQL, &[tenant.into(), run.into()], |row| row.amount(1))?;
+    let rows = spi.read_by_key(snapshot, SQL, &[tenant.into(), run.into()], |row| row.amount(1))?;
     Ok(rows.into_iter().next().flatten())
 }
 

@@ -83,6 +83,18 @@ pub fn release(key: &Key) {
     unsafe { pg_sys::LockRelease(&raw const tag, pg_sys::ExclusiveLock as i32, false) };
 }
 
+/// Whether this transaction has the lock, in the mode of [`acquire_shared`].
+pub fn is_shared_by_me(key: &Key) -> bool {
+    let tag = key.tag();
+    // SAFETY: a complete tag; reads this backend's own locks.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return pg_sys::LockHeldByMe(&raw const tag, pg_sys::ShareLock as i32);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return pg_sys::LockHeldByMe(&raw const tag, pg_sys::ShareLock as i32, false);
+    }
+}
+
 impl Key {
     fn tag(&self) -> pg_sys::LOCKTAG {
         pg_sys::LOCKTAG {

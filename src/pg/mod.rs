@@ -9,6 +9,7 @@ pub mod json;
 pub mod lock;
 pub mod numeric;
 pub mod owner;
+pub mod planning;
 pub mod process;
 pub mod relation;
 pub mod row;

@@ -234,3 +234,62 @@ fn a_run_whose_cap_is_written_by_hand_counts_what_was_open() {
     assert_eq!(run_cents(&mut admin), "60");
     assert_sound(&mut admin);
 }
+
+#[test]
+fn a_session_that_met_empty_tables_still_finds_the_rows_of_a_user_and_a_run_by_their_indexes() {
+    let database = database();
+    let (mut client, mut admin) = (database.connect(), database.connect());
+    admin.run("SELECT ai_limiter.ensure_ai_partitions()");
+    admin.run(
+        "INSERT INTO ai_limiter.ai_limits (name, per, metric, period, amount) VALUES \
+            ('of_user', '{user}', 'cost_usd', 'day', 100), ('of_total', '{user}', 'cost_usd', 'total', 100); \
+         UPDATE ai_limiter.ai_limits SET amount = 1000000 WHERE name NOT LIKE 'of_%'; \
+         ALTER TABLE ai_limiter.ai_reservations SET (autovacuum_enabled = off); \
+         ALTER TABLE ai_limiter.ai_run_limits SET (autovacuum_enabled = off); \
+         DO $$ DECLARE name text; BEGIN FOR name IN SELECT c.relname FROM pg_class c \
+            WHERE c.relname ~ '^ai_usage_20.._..$' LOOP \
+            EXECUTE format('ALTER TABLE ai_limiter.%I SET (autovacuum_enabled = off)', name); \
+         END LOOP; END $$",
+    );
+    admin.run(
+        "VACUUM ANALYZE ai_limiter.ai_reservations, ai_limiter.ai_usage, ai_limiter.ai_run_limits",
+    );
+    // Ten new users, and a run of each that gets a cap.
+    let meet = |client: &mut Client, first: u32| {
+        for number in first..first + 10 {
+            let call = format!(
+                "user_id => '00000000-0000-4000-8000-{number:012}', run_id => 'r{number}', \
+                 cost_usd => 0.01"
+            );
+            assert!(reserve(client, &format!("{call}, run_limit_usd => 1")).allowed);
+            assert!(reserve(client, &call).allowed);
+        }
+        // What this transaction alone has read.
+        client.value(
+            "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int \
+             FROM pg_stat_xact_user_tables \
+             WHERE schemaname = 'ai_limiter' AND (relname ~ '^ai_usage_[0-9]' \
+                OR relname IN ('ai_reservations', 'ai_run_limits'))",
+        )
+    };
+    meet(&mut client, 0);
+    admin.run(
+        "INSERT INTO ai_limiter.ai_reservations (id, user_id, tenant_id, tier, run_id, requests, \
+            cost_usd, created_at, expires_at) \
+         SELECT gen_random_uuid(), ('00000000-0000-4000-9000-' || lpad(n::text, 12, '0'))::uuid, \
+            '00000000-0000-0000-0000-000000000000', 'free', 'h' || n, 1, 0.01, clock_timestamp(), \
+            clock_timestamp() + interval '1 h' FROM generate_series(1, 3000) n; \
+         INSERT INTO ai_limiter.ai_usage (user_id, run_id, cost_usd) \
+         SELECT ('00000000-0000-4000-9000-' || lpad(n::text, 12, '0'))::uuid, 'h' || n, 0.01 \
+            FROM generate_series(1, 3000) n; \
+         INSERT INTO ai_limiter.ai_run_limits (tenant_id, run_id, amount_usd) \
+         SELECT '00000000-0000-0000-0000-000000000000', 'h' || n, 1 FROM generate_series(1, 3000) n",
+    );
+    // What everybody shares is loaded once, and what expires next is looked for once, by another.
+    assert!(reserve(&mut admin, "run_id => 'another', run_limit_usd => 1, cost_usd => 0").allowed);
+    client.run("BEGIN");
+    let read: u32 = meet(&mut client, 10).parse().unwrap();
+    client.run("COMMIT");
+    assert!((1..1000).contains(&read), "{read} rows were read");
+    assert_sound(&mut admin);
+}

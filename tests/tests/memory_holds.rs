@@ -61,6 +61,71 @@ fn a_cap_that_was_not_fixed_after_all_leaves_no_counter_behind() {
     }
 }
 
+/// What an attempt that was undone has left in memory is not what the run has spent by the time that it
+/// gets its cap, whoever gives it that: one who has written for the run before, or one who has not.
+#[test]
+fn a_cap_after_one_that_was_undone_counts_what_came_between() {
+    for level in LEVELS {
+        for before in ["", "SELECT ai_limiter.record_ai_usage(cost_usd => 0.1, run_id => 'r')"] {
+            let database = database_with_a_dollar(Cluster::shared());
+            let (mut client, mut other) = (database.connect(), database.connect());
+            let cap = format!("SELECT ai_limiter.reserve_ai_usage({CAPPED}, cost_usd => 0.1)");
+            client.run(&format!("BEGIN; {cap}; ROLLBACK"));
+            other.run("SELECT ai_limiter.record_ai_usage(cost_usd => 0.2, run_id => 'r')");
+            let mut open = client.build_transaction().isolation_level(level).start().unwrap();
+            open.run(&format!("SAVEPOINT a; {cap}; ROLLBACK TO a; {before}"));
+            let spent = if before.is_empty() { "0.2" } else { "0.3" };
+            let call = |cents| format!("{CAPPED}, cost_usd => 0.{cents}");
+            assert!(!reserve(&mut open, &call("31")).allowed);
+            assert!(reserve(&mut open, &call("05")).allowed);
+            open.run("SAVEPOINT b");
+            assert!(reserve(&mut open, &call("02")).allowed);
+            assert_eq!(agreed(&mut open, RUN), format!("{spent} + 0.07"));
+            open.run("ROLLBACK TO b");
+            assert_eq!(agreed(&mut open, RUN), format!("{spent} + 0.05"));
+            open.commit().unwrap();
+            assert_eq!(agreed(&mut other, RUN), format!("{spent} + 0.05"));
+            assert!(!reserve(&mut other, &call("26")).allowed);
+            assert!(reserve(&mut other, &call("15")).allowed);
+            assert_sound(&mut other);
+        }
+    }
+}
+
+#[test]
+fn who_gives_a_run_its_cap_has_its_counter_loaded_for_all() {
+    let database = database_with_a_dollar(Cluster::shared_preloaded());
+    let (mut client, mut other) = (database.connect(), database.connect());
+    assert!(reserve(&mut client, &format!("{CAPPED}, cost_usd => 0.3")).allowed);
+    // Nothing can be summed now.
+    client.run("BEGIN; LOCK TABLE ai_limiter.ai_usage IN ACCESS EXCLUSIVE MODE");
+    other.run("SET lock_timeout = '1s'");
+    assert!(!reserve(&mut other, "run_id => 'r', cost_usd => 0.21").allowed);
+    assert!(reserve(&mut other, "run_id => 'r', cost_usd => 0.2").allowed);
+    client.run("COMMIT");
+    assert_eq!(agreed(&mut client, RUN), "0 + 0.5");
+    assert_sound(&mut client);
+}
+
+#[test]
+fn a_cap_finds_a_run_without_what_has_expired_in_it() {
+    for expired in ["0.1", "0.3"] {
+        let database = database_with_a_dollar(Cluster::shared());
+        let (mut client, mut other) = (database.connect(), database.connect());
+        let hold = "run_id => 'r', ttl => '20 milliseconds', cost_usd =>";
+        assert!(reserve(&mut other, &format!("{hold} {expired}")).allowed);
+        assert!(reserve(&mut other, "run_id => 'r', cost_usd => 0.1").allowed);
+        sleep(Duration::from_millis(30));
+        assert!(reserve(&mut client, &format!("{CAPPED}, cost_usd => 0.3")).allowed);
+        for session in [&mut client, &mut other] {
+            assert!(!reserve(session, "run_id => 'r', cost_usd => 0.11").allowed);
+            assert_eq!(agreed(session, RUN), "0 + 0.4");
+        }
+        assert!(reserve(&mut other, "run_id => 'r', cost_usd => 0.1").allowed);
+        assert_sound(&mut other);
+    }
+}
+
 #[test]
 fn a_hold_that_is_extended_after_its_time_is_admitted_anew_as_a_whole() {
     for others_hold in ["0.2", "0.5"] {

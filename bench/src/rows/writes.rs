@@ -13,7 +13,7 @@ use crate::measure::{Side, alternate};
 use crate::options::Plan;
 use crate::pgbench::{Load, Outcome};
 use crate::report::{Line, Reach};
-use crate::schema::{count, draw_user, ensure_no_drift, tenant_uuid, user_uuid};
+use crate::schema::{count, draw_run, draw_user, ensure_no_drift, tenant_uuid, user_uuid};
 use crate::stage::Stage;
 
 /// The arguments of each reserve, over the pgbench variables `user` and `tenant`.
@@ -240,16 +240,14 @@ pub fn hot(stage: &Stage) -> Result<Vec<Line>> {
     )])
 }
 
-/// Calls of many runs at once, each run with a cap of its own.
+/// Calls of many runs at once, each of one user and with a cap of its own.
 pub fn runs(stage: &Stage) -> Result<Vec<Line>> {
     let plan = stage.plan();
     let database = stage.database(0)?;
     let script = |run: &str, cap: &str| {
         format!(
-            "{}\\set run random(1, {})\nSELECT * FROM ai_limiter.reserve_ai_usage({}, \
-             run_id => '{run}' || :run{cap});\n",
-            draw_user(plan, plan.users),
-            plan.runs,
+            "{}SELECT * FROM ai_limiter.reserve_ai_usage({}, run_id => '{run}' || :run{cap});\n",
+            draw_run(plan),
             arguments()
         )
     };

@@ -219,6 +219,13 @@ impl<'a> Table<'a> {
         self.header.used -= 1;
     }
 
+    /// Removes a counter if it is there and nobody has pinned it.
+    pub fn forget(&mut self, key: u128) {
+        if let Some(at) = self.find(key).filter(|at| !self.is_pinned(*at)) {
+            self.remove(at);
+        }
+    }
+
     pub fn pin(&mut self, at: u32) {
         self.entries[at as usize].pins += 1;
     }
@@ -339,6 +346,7 @@ mod tests {
         Pin(u8),
         Unpin(u8),
         Find(u8),
+        Forget(u8),
         Clear(u8, u8, u8),
         ClearAll(u8),
     }
@@ -350,6 +358,7 @@ mod tests {
             2 => (0..24_u8).prop_map(Step::Pin),
             2 => (0..24_u8).prop_map(Step::Unpin),
             2 => (0..24_u8).prop_map(Step::Find),
+            1 => (0..24_u8).prop_map(Step::Forget),
             1 => (0..2_u8, 0..4_u8, 0..4_u8).prop_map(|(i, r, a)| Step::Clear(i, r, a)),
             1 => (0..2_u8).prop_map(Step::ClearAll),
         ];
@@ -403,6 +412,10 @@ mod tests {
                             table.unpin(at);
                             known.get_mut(&k).unwrap().1 -= 1;
                         }
+                    }
+                    Step::Forget(k) => {
+                        table.forget(key(k));
+                        known.retain(|other, (_, pins)| *other != k || *pins > 0);
                     }
                     Step::Clear(i, r, a) => {
                         let (rules, accounts) = ([u64::from(r)], [u64::from(a)]);

@@ -99,6 +99,11 @@ pub fn is_present(installation: &'static Installation, key: &Key) -> bool {
     read(installation, [key].into_iter(), &mut Vec::new())
 }
 
+/// Removes a counter that nobody has told of everything: it is loaded anew.
+pub fn forget(key: &Key) {
+    shared::exclusive(|inside| inside.table.forget(key.hash));
+}
+
 /// Admits a call to all of its counters or to none, and says in `sums` what they said before.
 /// `window` is what their keys were computed for. The transaction has its number already, so that whoever
 /// sees its stamp can wait for it.

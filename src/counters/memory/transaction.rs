@@ -134,6 +134,11 @@ pub fn has_due_hold(now: Timestamp) -> Result<bool> {
     Ok(super::current()?.is_some_and(|installation| may_expire(installation, now)))
 }
 
+/// Whether this transaction has touched the counter.
+pub fn is_pinned(hash: u128) -> bool {
+    STATE.with_borrow(|state| state.pending.find(hash).is_some())
+}
+
 /// The counter found no place: its lock is kept to the end of the transaction.
 pub fn keep_locked(installation: &'static Installation, hash: u128) {
     with_pending(installation, |_| ());
