@@ -174,11 +174,14 @@ fn decide(
         }
         // What expires first leaves the run before it is summed; afterwards nothing may leave it that
         // its counter is not told of.
-        if admits && resolved.is_new_run_limit && !std::mem::replace(&mut has_expired, true) {
-            if transaction::may_expire(installation, now) && !expiry::is_swept(installation, now) {
-                expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
-                continue;
-            }
+        if admits
+            && resolved.is_new_run_limit
+            && !std::mem::replace(&mut has_expired, true)
+            && transaction::may_expire(installation, now)
+            && !expiry::is_swept(installation, now)
+        {
+            expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
+            continue;
         }
         let reading = reads.then_some(&mut waited);
         let asked = ask(installation, &rules, &resolved, call, question, (epoch, now), reading)?;

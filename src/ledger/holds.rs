@@ -90,7 +90,7 @@ const SHAPE: Shape = Shape {
         c"ai_reservations_state_exists",
     ],
     triggers: &[c"ai_reservations_write"],
-    partial_indexes: &[c"ai_reservations_expiry_idx"],
+    partial_indexes: &[c"ai_reservations_expiry_idx", c"ai_reservations_run_idx"],
 };
 
 /// Writes a new hold, without a statement where that is all the same.
