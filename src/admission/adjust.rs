@@ -30,6 +30,22 @@ pub fn usage(call: &Dimensions, created_at: Timestamp, size: &Size) -> Result<()
     })
 }
 
+/// An open hold has become a row of the ledger, for the same call and the same instant.
+pub fn hold_is_booked(
+    call: &Dimensions,
+    created_at: Timestamp,
+    hold: &Size,
+    booked: &Size,
+) -> Result<()> {
+    adjust(call, created_at, |limit| {
+        let of = |size| limit.increment(size).unwrap_or_default().pico();
+        Sums {
+            used: if limit.metric == Metric::Concurrent { 0 } else { of(booked) },
+            held: -of(hold),
+        }
+    })
+}
+
 fn adjust(call: &Dimensions, at: Timestamp, sums: impl Fn(&Limit) -> Sums) -> Result<()> {
     let Some(installation) = memory::current()? else { return Ok(()) };
     transaction::begin_bulk_if_large(installation);

@@ -14,6 +14,7 @@ use crate::ledger::usage::{self, Charge, PriceSource};
 use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
+use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::usage::TokenUsage;
 use ai_limiter_domain::{Amount, Call, Error, Timestamp, error::Result};
 use pgrx::pg_sys;
@@ -40,28 +41,33 @@ pub fn settle(caller: &Caller, id: Uuid, actual: Actual) -> Result<Settlement> {
     // At once rather than found first: an error puts it back.
     // SAFETY: reads a flag.
     let may_write = !unsafe { pg_sys::XactReadOnly };
-    let hold = as_owner(|spi| match may_write {
-        true => holds::take(spi, id),
-        false => holds::find(spi, id),
-    })?;
+    let hold = match may_write {
+        true => holds::take(id)?,
+        false => as_owner(|spi| holds::find(spi, id))?,
+    };
     let Some(hold) = hold else { return settled_before(caller, id) };
     if !caller.may_act_for(hold.dimensions.tenant_id, hold.dimensions.user_id) {
         return Err(holds::no_such_reservation(id));
     }
     // The hold may be from a month whose partition was dropped since.
     partitions::ensure(hold.created_at)?;
-    as_owner(|spi| {
-        let charge = charge_of(&hold, actual)?;
-        if hold.state == "open" {
-            adjust::hold_ends(&hold.dimensions, hold.created_at, &hold.size)?;
+    let charge = charge_of(&hold, actual)?;
+    let (dimensions, created_at) = (&hold.dimensions, hold.created_at);
+    let is_open = hold.state == "open";
+    if usage::insert_directly(&charge)? {
+        let held = if is_open { hold.size } else { Size::default() };
+        adjust::hold_is_booked(dimensions, created_at, &held, &charge.size())?;
+    } else {
+        if is_open {
+            adjust::hold_ends(dimensions, created_at, &hold.size)?;
         }
-        usage::insert(spi, &charge)?;
-        Ok(Settlement {
-            id,
-            cost_usd: charge.cost_usd,
-            estimated_cost_usd: charge.estimated_cost_usd,
-            already_settled: false,
-        })
+        as_owner(|spi| usage::insert_by_statement(spi, &charge))?;
+    }
+    Ok(Settlement {
+        id,
+        cost_usd: charge.cost_usd,
+        estimated_cost_usd: charge.estimated_cost_usd,
+        already_settled: false,
     })
 }
 
@@ -162,14 +168,16 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     let created_at = created_at.unwrap_or_else(clock::now);
     partitions::ensure(created_at)?;
     partitions::prepare(now)?;
-    as_owner(|spi| {
-        let charge = recorded(&mut call, created_at)?;
-        usage::insert(spi, &charge)?;
-        if let Some(key) = idempotency_key.as_deref() {
-            idempotency::remember(spi, tenant, key, &arguments, &json!(charge.id))?;
-        }
-        Ok(charge.id)
-    })
+    let charge = recorded(&mut call, created_at)?;
+    if usage::insert_directly(&charge)? {
+        adjust::usage(&charge.dimensions, charge.created_at, &charge.size())?;
+    } else {
+        as_owner(|spi| usage::insert_by_statement(spi, &charge))?;
+    }
+    if let Some(key) = idempotency_key.as_deref() {
+        as_owner(|spi| idempotency::remember(spi, tenant, key, &arguments, &json!(charge.id)))?;
+    }
+    Ok(charge.id)
 }
 
 fn recorded(call: &mut Call, created_at: Timestamp) -> Result<Charge> {

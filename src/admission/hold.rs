@@ -85,19 +85,16 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
     };
     transaction::admitted(hold.expires_at);
     let answer = verdict.answer(now, Some(hold.id));
-    as_owner(|spi| {
-        holds::insert(spi, &hold)?;
-        if let Some((run, amount)) = hold.dimensions.run_id.as_deref().zip(run_limit_usd) {
-            let fixed = cache::current(|config| config.run_limit(tenant, run))?;
-            if fixed.is_none() {
-                config::fix_run_limit(spi, tenant, run, amount)?;
-            }
+    holds::insert(&hold)?;
+    if let Some((run, amount)) = hold.dimensions.run_id.as_deref().zip(run_limit_usd) {
+        let fixed = cache::current(|config| config.run_limit(tenant, run))?;
+        if fixed.is_none() {
+            as_owner(|spi| config::fix_run_limit(spi, tenant, run, amount))?;
         }
-        if let Some((key, arguments)) = key {
-            idempotency::remember(spi, tenant, key, arguments, &json!(answer))?;
-        }
-        Ok(())
-    })?;
+    }
+    if let Some((key, arguments)) = key {
+        as_owner(|spi| idempotency::remember(spi, tenant, key, arguments, &json!(answer)))?;
+    }
     if settings::HOLD_DURABILITY.get() {
         // SAFETY: sets a flag of the running transaction.
         unsafe { pg_sys::ForceSyncCommit() };

@@ -4,11 +4,16 @@
 //! it: a settle of a hold that it forgets at this moment can meet 40001 above READ COMMITTED.
 
 use super::own::writing;
+use crate::pg::direct::{self, Shape, Taken};
 use crate::pg::lock::{self, Class, Key};
+use crate::pg::owner::as_owner;
 use crate::pg::spi::{Arg, Row, Snapshot, Spi};
+use crate::pg::{numeric, relation, row};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Call, Dimensions, Error, Kind, Timestamp, error::Result};
+use pgrx::{IntoDatum, pg_sys};
+use serde_json::json;
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -54,7 +59,72 @@ pub fn lock(id: Uuid) {
     lock::acquire(&lock_key(id));
 }
 
-pub fn insert(spi: &Spi, hold: &Hold) -> Result<()> {
+/// The table as `sql/ledger_tables.sql` makes it.
+const SHAPE: Shape = Shape {
+    columns: &[
+        (c"id", pg_sys::UUIDOID),
+        (c"tenant_id", pg_sys::UUIDOID),
+        (c"user_id", pg_sys::UUIDOID),
+        (c"tier", pg_sys::TEXTOID),
+        (c"provider", pg_sys::TEXTOID),
+        (c"model", pg_sys::TEXTOID),
+        (c"requested_model", pg_sys::TEXTOID),
+        (c"feature", pg_sys::TEXTOID),
+        (c"api_key_id", pg_sys::TEXTOID),
+        (c"run_id", pg_sys::TEXTOID),
+        (c"attributes", pg_sys::JSONBOID),
+        (c"requests", pg_sys::INT8OID),
+        (c"input_tokens", pg_sys::INT8OID),
+        (c"output_tokens", pg_sys::INT8OID),
+        (c"cost_usd", pg_sys::NUMERICOID),
+        (c"state", pg_sys::TEXTOID),
+        (c"created_at", pg_sys::TIMESTAMPTZOID),
+        (c"expires_at", pg_sys::TIMESTAMPTZOID),
+    ],
+    // A hold's values are checked where they come in: `ai_limiter_domain::call`.
+    checks: &[
+        c"ai_reservations_cost_not_negative",
+        c"ai_reservations_input_in_range",
+        c"ai_reservations_output_in_range",
+        c"ai_reservations_requests_in_range",
+        c"ai_reservations_state_exists",
+    ],
+    triggers: &[c"ai_reservations_write"],
+    partial_indexes: &[c"ai_reservations_expiry_idx"],
+};
+
+/// Writes a new hold, without a statement where that is all the same.
+pub fn insert(hold: &Hold) -> Result<()> {
+    let d = &hold.dimensions;
+    let text = |value: Option<&str>| value.and_then(IntoDatum::into_datum);
+    let count = |value: Option<i64>| value.and_then(IntoDatum::into_datum);
+    let columns = [
+        row::uuid(Some(hold.id)),
+        row::uuid(Some(d.tenant_id)),
+        row::uuid(d.user_id),
+        text(Some(&d.tier)),
+        text(d.provider.as_deref()),
+        text(d.model.as_deref()),
+        text(hold.requested_model.as_deref()),
+        text(d.feature.as_deref()),
+        text(d.api_key_id.as_deref()),
+        text(d.run_id.as_deref()),
+        row::jsonb(&json!(d.attributes)),
+        count(Some(hold.size.requests)),
+        count(hold.size.input_tokens),
+        count(hold.size.output_tokens),
+        numeric::usd(hold.size.cost_usd),
+        text(Some(&hold.state)),
+        row::timestamp(Some(hold.created_at)),
+        row::timestamp(Some(hold.expires_at)),
+    ];
+    if direct::insert(relation::oid(c"ai_reservations")?, &SHAPE, &columns) {
+        return Ok(());
+    }
+    as_owner(|spi| insert_by_statement(spi, hold))
+}
+
+fn insert_by_statement(spi: &Spi, hold: &Hold) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_reservations (id, tenant_id, user_id, tier, \
         provider, model, requested_model, feature, api_key_id, run_id, attributes, requests, \
         input_tokens, output_tokens, cost_usd, created_at, expires_at) \
@@ -88,6 +158,7 @@ pub fn attributes(dimensions: &Dimensions) -> Arg {
     Arg::Jsonb(serde_json::to_string(&dimensions.attributes).unwrap_or_else(|_| "{}".into()))
 }
 
+/// As the table has them.
 macro_rules! hold_columns {
     () => {
         "id, tenant_id, user_id, tier, provider, model, requested_model, feature, api_key_id, \
@@ -104,10 +175,16 @@ pub fn find(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
 }
 
 /// Finds a hold in any state and deletes it. Call [`lock()`] first.
-pub fn take(spi: &Spi, id: Uuid) -> Result<Option<Hold>> {
+pub fn take(id: Uuid) -> Result<Option<Hold>> {
     const SQL: &str =
         concat!("DELETE FROM ai_limiter.ai_reservations WHERE id = $1 RETURNING ", hold_columns!());
-    Ok(writing(|| spi.write(SQL, &[id.into()], hold))?.into_iter().next())
+    match direct::take(relation::oid(c"ai_reservations")?, &SHAPE, id, hold)? {
+        Taken::Deleted(hold) => Ok(Some(hold)),
+        Taken::Absent => Ok(None),
+        Taken::NotDone => {
+            as_owner(|spi| Ok(writing(|| spi.write(SQL, &[id.into()], hold))?.into_iter().next()))
+        }
+    }
 }
 
 pub fn release(spi: &Spi, id: Uuid) -> Result<()> {

@@ -15,6 +15,7 @@ use ai_limiter_domain::window::DAY;
 use ai_limiter_domain::{Error, Timestamp, error::Result};
 use jiff::civil::Date;
 use jiff::{Span, ToSpan};
+use pgrx::pg_sys;
 use std::ffi::CString;
 
 /// Months that are made ahead of the current one.
@@ -34,6 +35,13 @@ pub fn ensure(at: Timestamp) -> Result<()> {
         make_missing(month, 0)?;
     }
     Ok(())
+}
+
+/// Locks the ledger for a row of that instant, as a statement that inserts one does, and finds the
+/// partition of its month.
+pub fn lock(at: Timestamp) -> Result<Option<pg_sys::Oid>> {
+    relation::lock_for_rows(relation::oid(c"ai_usage")?);
+    Ok(relation::find(&name(month_of(at)?)))
 }
 
 /// Makes the months ahead when the next one is missing, unless somebody is making them: whoever

@@ -1,9 +1,14 @@
 //! Charges: rows of `ai_usage`. Append-only; nothing here updates one.
 
-use super::{holds, id};
+use super::{holds, id, partitions, rollup};
+use crate::pg::direct::{self, Shape};
 use crate::pg::spi::{Arg, Spi};
-use ai_limiter_domain::call::required;
-use ai_limiter_domain::{Amount, Dimensions, Timestamp, Window, error::Result};
+use crate::pg::{numeric, row, transaction};
+use ai_limiter_domain::call::{self, required};
+use ai_limiter_domain::limit::Size;
+use ai_limiter_domain::{Amount, Dimensions, Timestamp, Window, error::Result, model_name};
+use pgrx::{IntoDatum, pg_sys};
+use serde_json::json;
 use uuid::Uuid;
 
 /// Where a charge's cost came from.
@@ -38,6 +43,33 @@ pub struct Charge {
     pub created_at: Timestamp,
 }
 
+impl Charge {
+    /// What it counts as.
+    pub fn size(&self) -> Size {
+        Size {
+            requests: self.requests,
+            input_tokens: Some(self.input_tokens),
+            output_tokens: Some(self.output_tokens),
+            cost_usd: Some(self.cost_usd),
+        }
+    }
+
+    /// Whether a trigger would find nothing to complete or to refuse. A hold that somebody has written by
+    /// hand may be otherwise.
+    fn is_complete(&self) -> bool {
+        let d = &self.dimensions;
+        let is_canonical = |model: &String| {
+            let canonical = model_name::canonicalize(model);
+            canonical.model == *model && (d.provider.is_some() || canonical.provider.is_none())
+        };
+        let counts = [self.requests, self.input_tokens, self.output_tokens];
+        d.model.as_ref().is_none_or(is_canonical)
+            && d.provider.as_ref().is_none_or(|provider| provider.to_lowercase() == *provider)
+            && call::api_key_id(d.api_key_id.clone()).is_ok()
+            && counts.into_iter().all(|count| call::count(Some(count), "count").is_ok())
+    }
+}
+
 /// What an earlier settle booked.
 pub struct Settled {
     pub tenant_id: Uuid,
@@ -46,8 +78,82 @@ pub struct Settled {
     pub estimated_cost_usd: Option<Amount>,
 }
 
-/// The trigger stamps `recorded_at`.
-pub fn insert(spi: &Spi, charge: &Charge) -> Result<()> {
+/// A partition as [`partitions`] makes it.
+const SHAPE: Shape = Shape {
+    columns: &[
+        (c"id", pg_sys::UUIDOID),
+        (c"tenant_id", pg_sys::UUIDOID),
+        (c"user_id", pg_sys::UUIDOID),
+        (c"tier", pg_sys::TEXTOID),
+        (c"provider", pg_sys::TEXTOID),
+        (c"model", pg_sys::TEXTOID),
+        (c"response_model", pg_sys::TEXTOID),
+        (c"feature", pg_sys::TEXTOID),
+        (c"api_key_id", pg_sys::TEXTOID),
+        (c"run_id", pg_sys::TEXTOID),
+        (c"attributes", pg_sys::JSONBOID),
+        (c"requests", pg_sys::INT8OID),
+        (c"input_tokens", pg_sys::INT8OID),
+        (c"output_tokens", pg_sys::INT8OID),
+        (c"cost_usd", pg_sys::NUMERICOID),
+        (c"estimated_cost_usd", pg_sys::NUMERICOID),
+        (c"price_source", pg_sys::TEXTOID),
+        (c"created_at", pg_sys::TIMESTAMPTZOID),
+        (c"recorded_at", pg_sys::TIMESTAMPTZOID),
+    ],
+    checks: &[
+        c"*_month",
+        c"ai_usage_cost_not_negative",
+        c"ai_usage_estimate_not_negative",
+        c"ai_usage_input_not_negative",
+        c"ai_usage_output_not_negative",
+        c"ai_usage_requests_not_negative",
+    ],
+    triggers: &[
+        c"ai_usage_append_only",
+        c"ai_usage_count",
+        c"ai_usage_insert",
+        c"ai_usage_no_truncate",
+    ],
+    partial_indexes: &[c"*_run_idx"],
+};
+
+/// Books a charge without a statement, and so without the triggers: the caller tells the counters.
+/// False, and nothing is done, where a statement has to do it.
+pub fn insert_directly(charge: &Charge) -> Result<bool> {
+    if !charge.is_complete() {
+        return Ok(false);
+    }
+    let Some(partition) = partitions::lock(charge.created_at)? else { return Ok(false) };
+    let d = &charge.dimensions;
+    let text = |value: Option<&str>| value.and_then(IntoDatum::into_datum);
+    transaction::assign_id();
+    let columns = [
+        row::uuid(Some(charge.id)),
+        row::uuid(Some(d.tenant_id)),
+        row::uuid(d.user_id),
+        text(Some(&d.tier)),
+        text(d.provider.as_deref()),
+        text(d.model.as_deref()),
+        text(charge.response_model.as_deref()),
+        text(d.feature.as_deref()),
+        text(d.api_key_id.as_deref()),
+        text(d.run_id.as_deref()),
+        row::jsonb(&json!(d.attributes)),
+        charge.requests.into_datum(),
+        charge.input_tokens.into_datum(),
+        charge.output_tokens.into_datum(),
+        numeric::usd(Some(charge.cost_usd)),
+        numeric::usd(charge.estimated_cost_usd),
+        text(Some(charge.price_source.name())),
+        row::timestamp(Some(charge.created_at)),
+        row::timestamp(Some(rollup::stamp()?)),
+    ];
+    Ok(direct::insert(partition, &SHAPE, &columns))
+}
+
+/// Books a charge; the triggers stamp `recorded_at` and tell the counters.
+pub fn insert_by_statement(spi: &Spi, charge: &Charge) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_usage (id, tenant_id, user_id, tier, provider, \
         model, response_model, feature, api_key_id, run_id, attributes, requests, input_tokens, \
         output_tokens, cost_usd, estimated_cost_usd, price_source, created_at) \

@@ -3,6 +3,7 @@
 pub mod background;
 pub mod barrier;
 pub mod clock;
+pub mod direct;
 pub mod guc;
 pub mod json;
 pub mod lock;
@@ -11,6 +12,7 @@ pub mod owner;
 pub mod process;
 pub mod relation;
 pub mod row;
+
 pub mod shmem;
 pub mod spi;
 pub mod stamp;

@@ -75,6 +75,16 @@ impl IntoDatum for Numeric {
     }
 }
 
+/// As a column `numeric(20,12)` has it.
+pub fn usd(amount: Option<Amount>) -> Option<pg_sys::Datum> {
+    const TYPE_MODIFIER: i32 = (20 << 16 | 12) + 4; // as numerictypmodin makes it: with VARHDRSZ
+    let datum = from_amount(amount?).into_datum();
+    // SAFETY: numeric(numeric, int4) rounds to the scale, and raises where the precision is exceeded.
+    unsafe {
+        pgrx::direct_function_call_as_datum(pg_sys::numeric, &[datum, TYPE_MODIFIER.into_datum()])
+    }
+}
+
 /// As a value that a function returns by itself.
 pub fn any(amount: Amount) -> AnyNumeric {
     AnyNumeric::try_from(amount.to_string().as_str()).expect("an amount's text is a numeric")

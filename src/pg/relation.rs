@@ -85,6 +85,12 @@ pub fn qualified_name(relation: pg_sys::Oid) -> String {
     }
 }
 
+/// Keeps out whoever changes the table, to the end of the transaction, as a statement that writes rows does.
+pub fn lock_for_rows(relation: pg_sys::Oid) {
+    // SAFETY: a lock on an oid; no privilege is needed at this level.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::RowExclusiveLock as i32) }
+}
+
 /// Keeps vacuum and whoever else maintains the table out, to the end of the transaction, unless one is
 /// at it.
 pub fn try_lock_against_vacuum(relation: pg_sys::Oid) -> bool {

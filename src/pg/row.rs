@@ -39,7 +39,7 @@ pub fn timestamp(value: Option<Timestamp>) -> Option<pg_sys::Datum> {
 }
 
 /// The usual ones are empty, and need no parser.
-fn jsonb(value: &Value) -> Option<pg_sys::Datum> {
+pub fn jsonb(value: &Value) -> Option<pg_sys::Datum> {
     // SAFETY: SQL functions without arguments that need nothing of their caller.
     unsafe {
         match value {

@@ -92,6 +92,12 @@ pub struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// # Safety
+    /// The tuple is of that descriptor, and both outlive the row.
+    pub(super) unsafe fn new(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc) -> Self {
+        Self { tuple, descriptor, lives: PhantomData }
+    }
+
     fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
         let mut is_null = false;
         // SAFETY: tuple and descriptor belong to the SPI result that this borrow keeps alive; every
@@ -163,6 +169,12 @@ impl Snapshot {
         // nothing that it deleted, was done before its command 0.
         unsafe { (*snapshot.0).curcid = 0 };
         snapshot
+    }
+}
+
+impl Snapshot {
+    pub(super) fn raw(&self) -> pg_sys::Snapshot {
+        self.0
     }
 }
 
@@ -404,7 +416,8 @@ unsafe fn each(
     for i in 0..count as usize {
         // SAFETY: `i` is below the number of rows.
         let (tuple, descriptor) = unsafe { (*(*table).vals.add(i), (*table).tupdesc) };
-        row(&Row { tuple, descriptor, lives: PhantomData })?;
+        // SAFETY: the row lives as long as the table.
+        row(&unsafe { Row::new(tuple, descriptor) })?;
     }
     Ok(())
 }

@@ -49,3 +49,9 @@ impl Path {
 pub fn forget_counters(session: &mut impl Session) {
     session.run("UPDATE ai_limiter.ai_reservations SET state = state WHERE false");
 }
+
+/// Has every session read accounts anew, by an edit of the tiers that all of them are in.
+#[track_caller]
+pub fn forget_accounts(session: &mut impl Session) {
+    session.run("UPDATE ai_limiter.ai_tiers SET tier = tier");
+}

@@ -6,7 +6,7 @@ mod people;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
-use ai_limiter_tests::waiting::{Path, forget_counters};
+use ai_limiter_tests::waiting::{Path, forget_accounts, forget_counters};
 use ai_limiter_tests::{Cluster, Database, sqlstate};
 use people::{ask, become_person, drift, id, outcome, refusal, run, try_ask};
 
@@ -66,6 +66,7 @@ fn unreadable_counters_deny_by_a_value() {
         let database = database_on(path.cluster());
         let mut client = database.connect();
         forget_counters(&mut client);
+        forget_accounts(&mut client);
         run(&mut client, breaks);
         assert_eq!(ask(&mut client, &of_user(CHECK)), format!("f|degraded||{code}"), "{breaks}");
         assert_eq!(ask(&mut client, &of_user(RESERVE)), "f|degraded|f", "{breaks}");
@@ -107,6 +108,7 @@ fn unreadable_counters_admit_where_the_owner_wants_it_and_the_hold_counts_later(
         let database = database_on(path.cluster());
         let mut client = database.connect();
         forget_counters(&mut client);
+        forget_accounts(&mut client);
         run(&mut client, breaks);
         run(&mut client, "SET ai_limiter.on_error = 'allow'");
         assert_eq!(ask(&mut client, &of_user(CHECK)), format!("t|degraded||{code}"), "{breaks}");
