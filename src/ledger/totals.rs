@@ -1,7 +1,7 @@
 //! Totals of months that are dropped from the ledger: rules of the period `total` go on counting them.
 //!
-//! Written in the transaction that drops the month, under its ACCESS EXCLUSIVE on `ai_usage`, so that
-//! every snapshot sees the month or its totals; readers keep months in place before they take theirs
+//! Written in the transaction that drops the month, under a SHARE lock on its partition, so that every
+//! snapshot sees the month or its totals; readers keep months in place before they take theirs
 //! ([`keep_months`](crate::pg::lock::keep_months)). Unlike the rollup this cannot be made again, and is
 //! dumped. It is by month and user, and without runs: what a single run spent in a dropped month is
 //! forgotten. Of the attributes it keeps those that rules look at when the month goes.

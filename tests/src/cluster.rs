@@ -29,6 +29,7 @@ pub struct Cluster {
 pub struct Builder {
     settings: Vec<(String, String)>,
     supabase_roles: bool,
+    own_postgres: bool,
     preload: Preload,
 }
 
@@ -84,6 +85,13 @@ impl Builder {
         self
     }
 
+    /// Runs the server from a copy of Postgres beside its data, whose files a test may replace.
+    #[must_use]
+    pub fn own_postgres(mut self) -> Self {
+        self.own_postgres = true;
+        self
+    }
+
     /// Starts the server and waits until it answers.
     #[must_use]
     #[track_caller]
@@ -92,7 +100,11 @@ impl Builder {
     }
 
     fn try_start(self) -> Result<Cluster> {
-        let cluster = Cluster::in_new_dir()?;
+        let mut cluster = Cluster::in_new_dir()?;
+        if self.own_postgres {
+            let dir = cluster.server.dir().to_owned();
+            cluster.server = Server::new(cluster.postgres().clone().copied_to(&dir)?, dir);
+        }
         let mut settings = self.settings;
         let preloads = match self.preload {
             Preload::Usually => std::env::var_os("AI_LIMITER_TEST_TABLE_PATH").is_none(),

@@ -57,6 +57,11 @@ impl Postgres {
         self.prefix.join("bin").join(name)
     }
 
+    /// The extension's shared library.
+    pub fn library(&self) -> PathBuf {
+        self.prefix.join(format!("lib/{EXTENSION}.so"))
+    }
+
     pub(crate) fn account(&self) -> Account {
         self.account
     }
@@ -85,8 +90,7 @@ impl Postgres {
 
     /// What changes when another build of the extension is installed.
     pub(crate) fn extension_build(&self) -> Result<String> {
-        let library = self.prefix.join(format!("lib/{EXTENSION}.so"));
-        let metadata = std::fs::metadata(&library).with_context(|| {
+        let metadata = std::fs::metadata(self.library()).with_context(|| {
             format!("the extension is not installed in {}", self.prefix.display())
         })?;
         Ok(format!("{} {:?} {}", self.prefix.display(), metadata.modified()?, metadata.len()))
