@@ -172,13 +172,16 @@ fn decide(
                 continue;
             }
         }
-        // What expires first leaves the run before it is summed; afterwards nothing may leave it that
-        // its counter is not told of.
-        if admits && resolved.is_new_run_limit && !std::mem::replace(&mut has_expired, true) {
-            if transaction::may_expire(installation, now) && !expiry::is_swept(installation, now) {
-                expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
-                continue;
-            }
+        // What is due leaves the run before that is summed: afterwards nothing may leave it that its
+        // counter is not told of.
+        let fixes_cap = admits && resolved.is_new_run_limit;
+        let may_expire = fixes_cap && !std::mem::replace(&mut has_expired, true);
+        if may_expire
+            && transaction::may_expire(installation, now)
+            && !expiry::is_swept(installation, now)
+        {
+            expiry::expire_due(installation, question.replaces.map(|hold| hold.id))?;
+            continue;
         }
         let reading = reads.then_some(&mut waited);
         let asked = ask(installation, &rules, &resolved, call, question, (epoch, now), reading)?;
