@@ -172,11 +172,11 @@ fn decide(
                 continue;
             }
         }
-        // What expires first leaves the run before it is summed; afterwards nothing may leave it that
-        // its counter is not told of.
-        if admits
-            && resolved.is_new_run_limit
-            && !std::mem::replace(&mut has_expired, true)
+        // What is due leaves the run before that is summed: afterwards nothing may leave it that its
+        // counter is not told of.
+        let fixes_cap = admits && resolved.is_new_run_limit;
+        let may_expire = fixes_cap && !std::mem::replace(&mut has_expired, true);
+        if may_expire
             && transaction::may_expire(installation, now)
             && !expiry::is_swept(installation, now)
         {
