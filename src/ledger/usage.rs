@@ -124,6 +124,7 @@ pub fn insert_directly(charge: &Charge) -> Result<bool> {
     if !charge.is_complete() {
         return Ok(false);
     }
+    direct::prevent_if_read_only(c"INSERT");
     let Some(partition) = partitions::lock(charge.created_at)? else { return Ok(false) };
     let d = &charge.dimensions;
     let text = |value: Option<&str>| value.and_then(IntoDatum::into_datum);

@@ -136,8 +136,8 @@ impl Drop for Open {
     }
 }
 
-/// Raises where a transaction may not write.
-fn prevent_if_read_only(command: &CStr) {
+/// Raises where a transaction may not write: on a standby it could not even get its id.
+pub fn prevent_if_read_only(command: &CStr) {
     // SAFETY: errors unwind.
     unsafe {
         pg_sys::PreventCommandIfReadOnly(command.as_ptr());
