@@ -4,7 +4,7 @@
 PG ?= 17
 # Once more without shared memory: what is about counters, and differs there.
 TABLE_PATH_TESTS = agreement concurrency concurrent_limits direct_writes housekeeping_races once \
-	regress rollback rule_edits rule_reach
+	regress rollback rows_without_statements rule_edits rule_reach
 # Tested beside the server: pure crates, and that the benchmark runs.
 BESIDES = ai_limiter_domain ai_limiter_model ai_limiter_bench
 # For demo: a CSV file of model calls to replay.
