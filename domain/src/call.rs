@@ -2,7 +2,7 @@
 
 use crate::amount::Amount;
 use crate::error::{Error, Kind, Result};
-use crate::model_name::canonicalize;
+use crate::model_name::with_provider;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -42,12 +42,10 @@ pub struct Call {
 impl Call {
     /// Takes the model's name apart: the canonical name and, unless given, the prefix's provider.
     pub fn set_model(&mut self, model: Option<String>, provider: Option<String>) -> Result<()> {
-        let provider = text(provider, "provider")?.map(|p| p.to_lowercase());
-        let model = text(model, "model")?;
-        let canonical = model.as_deref().map(canonicalize);
-        self.dimensions.provider = provider.or(canonical.as_ref().and_then(|c| c.provider.clone()));
-        self.dimensions.model = canonical.map(|c| c.model);
-        self.requested_model = model;
+        let provider = text(provider, "provider")?;
+        self.requested_model = text(model, "model")?;
+        (self.dimensions.model, self.dimensions.provider) =
+            with_provider(self.requested_model.as_deref(), provider.as_deref());
         Ok(())
     }
 }

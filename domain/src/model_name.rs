@@ -10,6 +10,17 @@ pub struct ModelName {
     pub model: String,
 }
 
+/// Model and provider as rules look at them and the ledger has them: the canonical name, and the
+/// given provider in lower case, else the prefix's.
+pub fn with_provider(
+    model: Option<&str>,
+    provider: Option<&str>,
+) -> (Option<String>, Option<String>) {
+    let canonical = model.map(canonicalize);
+    let (model, prefix) = canonical.map(|c| (c.model, c.provider)).unzip();
+    (model, provider.map(str::to_lowercase).or(prefix.flatten()))
+}
+
 /// Lower-cases, takes a `provider/` prefix off and cuts a trailing date (`-2024-08-06`,
 /// `-20240806`, `@20240806`). Patterns with `*` keep their tail.
 pub fn canonicalize(name: &str) -> ModelName {

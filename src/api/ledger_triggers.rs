@@ -46,20 +46,12 @@ fn complete(trigger: &mut RowTrigger) -> Result<()> {
     if required(instant(trigger, c"created_at")?, "created_at")? > stamp::now() {
         return Err(Error::invalid("created_at must not be in the future"));
     }
-    let provider = text(trigger, c"provider")?;
-    if let Some(model) = text(trigger, c"model")? {
-        let canonical = model_name::canonicalize(&model);
-        if canonical.model != model {
-            trigger.set_text(c"model", &canonical.model)?;
-        }
-        if let (None, Some(of_model)) = (&provider, canonical.provider) {
-            trigger.set_text(c"provider", &of_model.to_lowercase())?;
-        }
-    }
-    if let Some(given) = provider {
-        let lower = given.to_lowercase();
-        if lower != given {
-            trigger.set_text(c"provider", &lower)?;
+    let (model, provider) = (text(trigger, c"model")?, text(trigger, c"provider")?);
+    let names = model_name::with_provider(model.as_deref(), provider.as_deref());
+    for (column, given, completed) in [(c"model", model, names.0), (c"provider", provider, names.1)]
+    {
+        if let Some(completed) = completed.filter(|name| given.as_ref() != Some(name)) {
+            trigger.set_text(column, &completed)?;
         }
     }
     call::api_key_id(text(trigger, c"api_key_id")?)?;

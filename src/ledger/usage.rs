@@ -58,13 +58,9 @@ impl Charge {
     /// hand may be otherwise.
     fn is_complete(&self) -> bool {
         let d = &self.dimensions;
-        let is_canonical = |model: &String| {
-            let canonical = model_name::canonicalize(model);
-            canonical.model == *model && (d.provider.is_some() || canonical.provider.is_none())
-        };
+        let names = model_name::with_provider(d.model.as_deref(), d.provider.as_deref());
         let counts = [self.requests, self.input_tokens, self.output_tokens];
-        d.model.as_ref().is_none_or(is_canonical)
-            && d.provider.as_ref().is_none_or(|provider| provider.to_lowercase() == *provider)
+        (&names.0, &names.1) == (&d.model, &d.provider)
             && call::api_key_id(d.api_key_id.clone()).is_ok()
             && counts.into_iter().all(|count| call::count(Some(count), "count").is_ok())
     }
