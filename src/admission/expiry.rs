@@ -18,6 +18,9 @@ use uuid::Uuid;
 /// At most so many in one transaction: each takes a lock.
 const BATCH: i64 = 500;
 
+/// The name of the lock of who marks holds, but for calls that would be denied.
+const SWEEP: &str = "sweep";
+
 /// The worker sweeps each second; when it has not for so long, callers do it themselves.
 const SWEEP_TIMEOUT_MICROSECONDS: i64 = 5_000_000;
 
@@ -73,9 +76,23 @@ pub fn is_due(installation: &'static Installation, now: Timestamp) -> Result<boo
     Ok(transaction::may_expire(installation, now))
 }
 
+/// Marks all that is due at `now` and then, before the worker marks anything else, does `work`: what
+/// is marked but not committed counts in shared memory and no longer in the tables.
+pub fn with_all_marked<T>(now: Timestamp, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let key = Key::new(Class::Expiry, SWEEP);
+    lock::acquire(&key);
+    while expire(now, None)? > 0 {}
+    let done = work()?;
+    lock::release(&key);
+    Ok(done)
+}
+
 /// The worker's round: marks what is due, and lets callers know that they need not.
 pub fn sweep() -> Result<usize> {
     let now = clock::now();
+    if !lock::try_acquire(&Key::new(Class::Expiry, SWEEP)) {
+        return Ok(0);
+    }
     let Some(installation) = memory::current()? else { return expire(now, None) };
     // Known to callers when it has committed: one that fails is none to rely on.
     transaction::at_its_end(installation, memory::note_sweep);

@@ -158,14 +158,18 @@ pub struct Verified {
 /// Holds what admission says against the tally. Holds that are due are marked first, where that can be
 /// written. What others have not committed is in shared memory and not in the tables.
 pub fn verify() -> Result<Vec<Verified>> {
+    let now = clock::now();
     // SAFETY: reads a flag.
-    if let Some(installation) = memory::current()?.filter(|_| !unsafe { pg_sys::XactReadOnly }) {
-        expiry::expire_due(installation, None)?;
+    match memory::current()?.filter(|_| !unsafe { pg_sys::XactReadOnly }) {
+        Some(_) => expiry::with_all_marked(now, || compare(now)),
+        None => compare(now),
     }
+}
+
+fn compare(now: Timestamp) -> Result<Vec<Verified>> {
     as_owner(|spi| {
         lock::keep_months();
         let snapshot = Snapshot::latest();
-        let now = clock::now();
         let limits = config::limits(spi, &snapshot)?;
         let mut verified = Vec::new();
         for tallied in tally(spi, &snapshot, &limits, now, None)? {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ai_limiter_tests::Cluster;
 use ai_limiter_tests::calls::{
-    LEVELS, Session, agreed, assert_sound, database_with_a_dollar, reserve, try_extend,
+    LEVELS, Session, agreed, assert_no_drift, assert_sound, database_with_a_dollar, reserve,
+    try_extend,
 };
 
 const RUN: &str = "run_id => 'r', cost_usd => 0.01";
@@ -143,5 +144,20 @@ fn a_hold_that_is_extended_after_its_time_is_admitted_anew_as_a_whole() {
         }
         assert!(!reserve(&mut other, "cost_usd => 0.51").allowed);
         assert_sound(&mut other);
+    }
+}
+
+/// A hold whose time is over counts in shared memory until it is marked, and in the tables no longer.
+#[test]
+fn holds_that_expire_while_counters_are_verified_are_no_drift() {
+    let database = database_with_a_dollar(Cluster::shared());
+    let mut client = database.connect();
+    for round in 0..600 {
+        // Due anywhere between the first and the last step of verifying, and of the worker's sweep.
+        let ttl = format!("'{} microseconds'", 500 + round % 60 * 100);
+        client.run(&format!(
+            "SELECT ai_limiter.reserve_ai_usage(cost_usd => 0.001, ttl => {ttl}) FROM generate_series(1, 3)"
+        ));
+        assert_no_drift(&mut client);
     }
 }
