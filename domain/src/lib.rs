@@ -17,6 +17,7 @@ pub mod limit_document;
 pub mod model_name;
 pub mod precedence;
 pub mod price;
+pub mod pricing;
 pub mod role;
 pub mod rolling;
 pub mod rule_set;

@@ -1,0 +1,69 @@
+//! How much of each class a call used.
+//!
+//! Wholes include their parts: `input_tokens` those that were read from a cache, `output_tokens` those
+//! of reasoning. A whole that is not told is not zero; [`Quantities::checked`] says what is wrong.
+
+use super::class::Class;
+use crate::error::{Error, Result};
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
+use std::collections::BTreeMap;
+
+/// Quantities by class, none negative.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Quantities(BTreeMap<Class, Decimal>);
+
+impl Quantities {
+    /// Tokens in and out, where they are known.
+    #[must_use]
+    pub fn of_tokens(input: Option<i64>, output: Option<i64>) -> Self {
+        let mut quantities = Self::default();
+        for (class, tokens) in [(Class::INPUT_TOKENS, input), (Class::OUTPUT_TOKENS, output)] {
+            if let Some(tokens) = tokens {
+                quantities.set(class, tokens.into());
+            }
+        }
+        quantities
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[must_use]
+    pub fn get(&self, class: Class) -> Option<Decimal> {
+        self.0.get(&class).copied()
+    }
+
+    pub fn set(&mut self, class: Class, quantity: Decimal) {
+        self.0.insert(class, quantity);
+    }
+
+    /// In the order of the classes' names.
+    pub fn iter(&self) -> impl Iterator<Item = (Class, Decimal)> {
+        self.0.iter().map(|(class, quantity)| (*class, *quantity))
+    }
+
+    /// A class of whole tokens.
+    #[must_use]
+    pub fn tokens(&self, class: Class) -> Option<i64> {
+        self.get(class).and_then(|quantity| quantity.to_i64())
+    }
+
+    /// The same, if no part exceeds its whole.
+    ///
+    /// # Errors
+    /// 22023 when a part is more than its whole.
+    pub fn checked(self) -> Result<Self> {
+        for (part, quantity) in self.iter() {
+            let whole = self.iter().find(|(whole, all)| whole.contains(part) && *all < quantity);
+            if let Some((whole, all)) = whole {
+                return Err(Error::invalid(format!(
+                    "{part} ({quantity}) must not exceed {whole} ({all})"
+                )));
+            }
+        }
+        Ok(self)
+    }
+}
