@@ -43,6 +43,25 @@ SELECT u.tenant_id, u.feature,
 FROM ai_limiter.ai_usage u GROUP BY 1, 2;
 COMMENT ON VIEW ai_limiter.ai_cost_by_feature IS 'Settled use by tenant and feature of the app.';
 
+CREATE VIEW ai_limiter.ai_usage_line_items WITH (security_invoker = true) AS
+SELECT u.id AS usage_id, u.created_at, u.recorded_at, u.tenant_id, u.user_id, u.provider, u.model,
+    u.response_model, u.feature, u.api_key_id, u.run_id, u.attributes, u.correction_of,
+    i.class, i.quantity, i.unit_price_usd, i.price_source, i.cost_usd
+FROM ai_limiter.ai_usage u, LATERAL (
+    SELECT l.class, l.quantity, l.unit_price_usd, l.price_source, l.cost_usd
+    FROM pg_catalog.jsonb_to_recordset(u.line_items) AS l(class text, quantity numeric,
+        unit_price_usd numeric, price_source text, cost_usd numeric)
+    UNION ALL
+    SELECT 'reported_cost', 1, u.cost_usd, u.price_source, u.cost_usd WHERE u.line_items IS NULL) i;
+COMMENT ON VIEW ai_limiter.ai_usage_line_items IS
+    'What each row of the ledger is made of: quantity times unit price of each class. A row''s items add up to its cost_usd. A cost that was told and not priced is one item, reported_cost.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.usage_id IS 'The row of the ledger.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.class IS 'input_tokens, cache_read_tokens, output_tokens, web_searches, requests and the other classes of the price catalogue; what has a class of its own is not in the whole''s. reported_cost for a cost that was not priced.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.quantity IS 'How much of the class, in tokens, requests, seconds, characters, pages or pixels.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.unit_price_usd IS 'US dollars for one.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.price_source IS 'Where the price came from: ai_prices, catalog, caller or estimate.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.cost_usd IS 'Quantity times unit price, rounded to 12 decimals so that a row''s items add up to its cost.';
+
 CREATE VIEW ai_limiter.ai_limit_status WITH (security_invoker = true) AS
 SELECT c.limit_name, c.limit_id, c.subject, c.tenant_id, c.user_id, c.metric, c.period, c.action,
     c.used, c.held, c.amount, c.headroom, c.window_start, c.resets_at

@@ -10,7 +10,7 @@ use super::cache;
 use super::caller::{Caller, not_permitted};
 use super::estimate::estimate;
 use crate::ledger::holds::{self, Hold};
-use crate::ledger::usage::{self, Charge, PriceSource};
+use crate::ledger::usage::{self, Amounts, Charge, PriceSource};
 use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
@@ -119,6 +119,10 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         cost_usd,
         estimated_cost_usd: hold.size.cost_usd,
         price_source,
+        amounts: Amounts { list_cost_usd: cost_usd, charge_usd: cost_usd },
+        line_items: None,
+        price_context: None,
+        correction: None,
         created_at: hold.created_at,
     })
 }
@@ -209,6 +213,10 @@ fn recorded(call: &mut Call, created_at: Timestamp) -> Result<Charge> {
         cost_usd,
         estimated_cost_usd: None,
         price_source,
+        amounts: Amounts { list_cost_usd: cost_usd, charge_usd: cost_usd },
+        line_items: None,
+        price_context: None,
+        correction: None,
         created_at,
     })
 }

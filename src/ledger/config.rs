@@ -294,9 +294,9 @@ macro_rules! prices_of_call {
 pub fn price(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Option<Price>> {
     const SQL: &str = concat!(
         "SELECT jsonb_build_object('id', p.id,
-            'input_usd_per_million_tokens', p.input_usd_per_million_tokens::text,
-            'output_usd_per_million_tokens', p.output_usd_per_million_tokens::text,
-            'usd_per_request', p.usd_per_request::text) ",
+            'input_usd_per_million_tokens', coalesce(p.input_usd_per_million_tokens, 0)::text,
+            'output_usd_per_million_tokens', coalesce(p.output_usd_per_million_tokens, 0)::text,
+            'usd_per_request', coalesce(p.usd_per_request, 0)::text) ",
         prices_of_call!(),
         " AND p.valid_during @> $6
         ORDER BY p.tenant_id IS NULL, position('*' IN p.model) > 0, $3 LIKE m.mask DESC,
