@@ -12,6 +12,7 @@
 use super::model_prices::ModelPrices;
 use super::provider_names::{self, ProviderName};
 use crate::error::{Error, Result};
+use crate::usage::Extractors;
 use genai_prices::{Calculator, ErrorKind, PriceRequest, Usage};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -334,6 +335,12 @@ impl Catalog {
         let matcher =
             Calculator::from_json(format!("[{}]", matchers.join(","))).map_err(not_valid)?;
         Ok(Decoded { matcher, models, lent, unknown_price_keys: unknown })
+    }
+}
+
+impl Extractors for Catalog {
+    fn calculator(&self, provider: &str) -> Option<(&Calculator, &str)> {
+        Catalog::calculator(self, provider)
     }
 }
 

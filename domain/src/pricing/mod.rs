@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod class;
 pub mod line_items;
+pub mod listing;
 pub mod model_prices;
 pub mod own_price;
 pub mod price_list;

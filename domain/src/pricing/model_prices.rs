@@ -110,6 +110,15 @@ impl ModelPrices {
         standard.chain(variants).filter_map(|condition| condition.next_change(at)).min()
     }
 
+    /// What holds instead under a condition, at that time: the condition, and the prices that it changes.
+    pub fn variants_at(
+        &self,
+        at: Timestamp,
+    ) -> impl Iterator<Item = (&BTreeMap<String, String>, &PriceList)> {
+        let holds = move |variant: &&Variant| variant.condition.is_none_or(|c| c.holds(at));
+        self.variants.iter().filter(holds).map(|variant| (&variant.when, &variant.prices))
+    }
+
     /// Without what depends on the context: that is the offer of the provider who made it, and not of
     /// one who sells the same model.
     #[must_use]

@@ -152,7 +152,8 @@ pub fn add(usage: &Usage, body: &Body, hint: Hint, found: &mut Found) -> Result<
     }
     add_lifetimes(usage, found);
     add_cohere_cache(usage, found)?;
-    if usage.shape == Shape::Duration && usage.at(&["type"]).is_some_and(|kind| kind == "duration") {
+    if usage.shape == Shape::Duration && usage.at(&["type"]).is_some_and(|kind| kind == "duration")
+    {
         // Of a transcription: it is the input that is that long.
         if let (Some(seconds), Some(input)) =
             (found.get(&Class::AUDIO_SECONDS).copied(), Class::named("input_audio_seconds"))
@@ -232,7 +233,9 @@ fn calls_in_output(usage: &Usage, body: &Body, model: &str) -> Vec<(&'static str
         (Shape::Gemini, _, Some(Value::Array(candidates))) => {
             let queries: usize = candidates
                 .iter()
-                .filter_map(|candidate| candidate["groundingMetadata"]["webSearchQueries"].as_array())
+                .filter_map(|candidate| {
+                    candidate["groundingMetadata"]["webSearchQueries"].as_array()
+                })
                 .map(Vec::len)
                 .sum();
             // Gemini 3 bills each query, those before it each grounded prompt.

@@ -19,8 +19,20 @@ const MAX_WRAPPERS: usize = 8;
 
 /// Keys by which a response, or an event of a stream, is known that tells no usage.
 const RESPONSE_KEYS: [&str; 14] = [
-    "choices", "candidates", "object", "type", "event_type", "delta", "content", "output", "message",
-    "contentBlockDelta", "messageStart", "messageStop", "contentBlockStop", "contentBlockStart",
+    "choices",
+    "candidates",
+    "object",
+    "type",
+    "event_type",
+    "delta",
+    "content",
+    "output",
+    "message",
+    "contentBlockDelta",
+    "messageStart",
+    "messageStop",
+    "contentBlockStop",
+    "contentBlockStart",
 ];
 
 /// How the usage object was named: two that were named differently are not merged.
@@ -279,7 +291,8 @@ fn is_interrupted(around: &[&Object]) -> bool {
             _ => {}
         }
         let is_chunk = text(object, "object") == "chat.completion.chunk";
-        if let Some(choices) = object.get("choices").and_then(Value::as_array).filter(|_| is_chunk) {
+        if let Some(choices) = object.get("choices").and_then(Value::as_array).filter(|_| is_chunk)
+        {
             // The chunk that has the usage comes after the last choice and has none.
             is_open = !choices.is_empty() && !any_has(choices, "finish_reason");
         }

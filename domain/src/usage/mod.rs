@@ -17,9 +17,6 @@ mod own;
 mod parts;
 mod shape;
 mod telemetry;
-mod tokens;
-
-pub use tokens::{TokenUsage, parse};
 
 use crate::error::{Error, Result};
 use crate::pricing::Quantities;

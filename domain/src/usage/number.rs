@@ -154,8 +154,16 @@ fn check_at(object: &Map<String, Value>, path: &Path, depth: usize) -> Result<()
 /// Whether the key is that of a whole number: tokens, calls, pages.
 fn is_count(key: &str) -> bool {
     const ENDS: [&str; 10] = [
-        "tokens", "Tokens", "TokenCount", "token_count", "eval_count", "_requests", "_calls",
-        "_queries", "_units", "_processed",
+        "tokens",
+        "Tokens",
+        "TokenCount",
+        "token_count",
+        "eval_count",
+        "_requests",
+        "_calls",
+        "_queries",
+        "_units",
+        "_processed",
     ];
     const NAMES: [&str; 3] = ["invocation", "classifications", "num_sources_used"];
     ENDS.iter().any(|end| key.ends_with(end))

@@ -106,19 +106,33 @@ pub fn is_usage(object: &Map<String, Value>) -> bool {
 
 fn of_keys(usage: &Map<String, Value>) -> Option<Shape> {
     const GEMINI: [&str; 7] = [
-        "promptTokenCount", "candidatesTokenCount", "responseTokenCount", "totalTokenCount",
-        "thoughtsTokenCount", "toolUsePromptTokenCount", "cachedContentTokenCount",
+        "promptTokenCount",
+        "candidatesTokenCount",
+        "responseTokenCount",
+        "totalTokenCount",
+        "thoughtsTokenCount",
+        "toolUsePromptTokenCount",
+        "cachedContentTokenCount",
     ];
     const GEMINI_SNAKE: [&str; 6] = [
-        "candidates_token_count", "response_token_count", "total_token_count",
-        "thoughts_token_count", "tool_use_prompt_token_count", "cached_content_token_count",
+        "candidates_token_count",
+        "response_token_count",
+        "total_token_count",
+        "thoughts_token_count",
+        "tool_use_prompt_token_count",
+        "cached_content_token_count",
     ];
-    const ANTHROPIC: [&str; 4] = [
-        "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation", "iterations",
-    ];
+    const ANTHROPIC: [&str; 4] =
+        ["cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation", "iterations"];
     const SDK: [&str; 8] = [
-        "cachedInputTokens", "reasoningTokens", "inputTokenDetails", "outputTokenDetails",
-        "inputTokensDetails", "outputTokensDetails", "promptTokens", "completionTokens",
+        "cachedInputTokens",
+        "reasoningTokens",
+        "inputTokenDetails",
+        "outputTokenDetails",
+        "inputTokensDetails",
+        "outputTokensDetails",
+        "promptTokens",
+        "completionTokens",
     ];
     let has_tokens = any(usage, &["input_tokens", "output_tokens"]);
     Some(if any(usage, &GEMINI) || any(usage, &GEMINI_SNAKE) {
@@ -163,11 +177,7 @@ fn of_keys(usage: &Map<String, Value>) -> Option<Shape> {
 ///
 /// # Errors
 /// 22023 when no key is known, or only a total that may be input or output.
-pub fn recognize<'a>(
-    located: &'a Located<'a>,
-    found: &Found,
-    hint: Hint,
-) -> Result<Usage<'a>> {
+pub fn recognize<'a>(located: &'a Located<'a>, found: &Found, hint: Hint) -> Result<Usage<'a>> {
     let object = Cow::Borrowed(&*located.usage);
     let path = located.path.as_str();
     if located.place == Place::Telemetry {
@@ -179,7 +189,9 @@ pub fn recognize<'a>(
         None if has(&object, "total_tokens") => {
             return Err(Error::invalid(format!("{path} tells only total_tokens"))
                 .detail("Input and output cost differently.")
-                .hint("Pass input_tokens and output_tokens, or the model if it is an embedding's."));
+                .hint(
+                    "Pass input_tokens and output_tokens, or the model if it is an embedding's.",
+                ));
         }
         None => {
             return Err(Error::invalid(format!("{path} has no count that is known")).hint(KNOWN));
@@ -253,9 +265,8 @@ fn with_iterations<'a>(
     object: Cow<'a, Map<String, Value>>,
     path: &str,
 ) -> Result<Cow<'a, Map<String, Value>>> {
-    const COUNTS: [&str; 4] = [
-        "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
-    ];
+    const COUNTS: [&str; 4] =
+        ["input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"];
     let iterations = match object.get("iterations") {
         None | Some(Value::Null) => return Ok(object),
         Some(Value::Array(iterations)) => iterations,
@@ -281,7 +292,8 @@ fn with_iterations<'a>(
     }
     let mut lifetimes = Map::new();
     for name in ["ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"] {
-        let told = iterations.iter().filter_map(|iteration| of(iteration, &["cache_creation", name]));
+        let told =
+            iterations.iter().filter_map(|iteration| of(iteration, &["cache_creation", name]));
         lifetimes.insert(name.into(), Value::from(told.sum::<f64>()));
     }
     summed.insert("cache_creation".into(), lifetimes.into());
