@@ -2,7 +2,7 @@
 //! snapshot of the decision, or what this backend has kept ([`cache`](super::cache)).
 
 use crate::ledger::config::{self, Account, Suspension};
-use crate::ledger::prices::{self, Loaded, Prices};
+use crate::ledger::prices::{self, Prices};
 use crate::pg::spi::{Snapshot, Spi};
 use ai_limiter_domain::{Amount, Call, Dimensions, Error, Timestamp};
 use std::rc::Rc;
@@ -38,8 +38,6 @@ pub trait Configuration {
     fn account(&self, tenant: Uuid, user: Option<Uuid>) -> Decided<Rc<Account>>;
     fn suspension(&self, call: &Dimensions) -> Decided<Option<Suspension>>;
     fn prices(&self, call: &Call, at: Timestamp) -> Decided<Rc<Prices>>;
-    /// The price catalogue, which also knows how usage is read.
-    fn catalog(&self) -> Decided<Loaded>;
     /// The cap that a run was given on its own.
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>>;
 }
@@ -61,10 +59,6 @@ impl Configuration for Tables<'_> {
 
     fn prices(&self, call: &Call, at: Timestamp) -> Decided<Rc<Prices>> {
         Ok(Rc::new(prices::read(self.spi, self.snapshot, call, at)?))
-    }
-
-    fn catalog(&self) -> Decided<Loaded> {
-        Ok(prices::catalog(self.spi, self.snapshot)?)
     }
 
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {

@@ -21,7 +21,7 @@ use crate::counters::memory::{
     shared_memory,
 };
 use crate::ledger::config::{self, Account, AccountRow, Suspension, Suspensions, Tier};
-use crate::ledger::prices::{self, Loaded, Prices};
+use crate::ledger::prices::{self, Prices};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
@@ -87,7 +87,6 @@ struct Cells {
     tiers: HashMap<String, Kept<u64, Option<Rc<Tier>>>>,
     suspensions: Option<Kept<u64, Rc<Suspensions>>>,
     prices: HashMap<OfPrice, Kept<u64, (Window, Rc<Prices>)>>,
-    catalog: Option<Kept<u64, Loaded>>,
     run_limits: HashMap<(Uuid, String), Kept<[u64; 2], Option<Amount>>>,
 }
 
@@ -320,15 +319,6 @@ impl Configuration for Cache {
             },
         )?;
         Ok(prices)
-    }
-
-    fn catalog(&self) -> Decided<Loaded> {
-        self.kept_or_read(
-            self.of_config(Config::Prices),
-            |cells| cells.catalog.as_ref(),
-            prices::catalog,
-            |cells, kept| cells.catalog = Some(kept),
-        )
     }
 
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {
