@@ -82,15 +82,6 @@ impl UnitPrice {
         let tiers = tiers.collect::<Result<Vec<_>>>()?;
         Ok(Self { base: decimal(key, document.base)?, tiers })
     }
-
-    fn multiplied(&self, factor: Decimal) -> Result<Self> {
-        let by_factor = |price: Decimal| {
-            price.checked_mul(factor).ok_or_else(|| Error::out_of_range("price is out of range"))
-        };
-        let tier = |tier: &Tier| Ok(Tier { start: tier.start, price: by_factor(tier.price)? });
-        let tiers = self.tiers.iter().map(tier).collect::<Result<_>>()?;
-        Ok(Self { base: by_factor(self.base)?, tiers })
-    }
 }
 
 const PRICE_HINT: &str = "A price is a number, or {\"base\": number, \"tiers\": [{\"start\": tokens, \"price\": number}]}.";
@@ -172,16 +163,6 @@ impl PriceList {
             Err(index) => self.prices.insert(index, (class, price)),
         }
         self.priced.insert(class);
-    }
-
-    /// The same, every price multiplied.
-    ///
-    /// # Errors
-    /// 22003 when one doesn't fit any more.
-    pub fn multiplied(&self, factor: Decimal) -> Result<Self> {
-        let price = |(class, price): &(Class, UnitPrice)| Ok((*class, price.multiplied(factor)?));
-        let prices = self.prices.iter().map(price).collect::<Result<_>>()?;
-        Ok(Self { prices, ..*self })
     }
 
     /// The same, if every part that has a price has priced wholes, and what two priced classes have in
