@@ -8,6 +8,7 @@ use genai_prices::{Calculator, PriceRequest, Usage};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 fn document() -> Value {
@@ -88,8 +89,10 @@ fn every_model_costs_what_the_crate_says() {
     let mut compared = 0;
     for provider in document().as_array().unwrap() {
         let id = provider["id"].as_str().unwrap();
+        let mut seen = BTreeSet::new();
         for name in provider["models"].as_array().unwrap().iter().flat_map(names) {
-            let Some(model) = catalog.find(Some(id), &name).unwrap() else { continue };
+            let model = catalog.find(Some(id), &name).unwrap();
+            let Some(model) = model.filter(|model| seen.insert(model.model_id)) else { continue };
             for ((time, context), tokens) in
                 times.iter().zip(contexts).flat_map(|at| [(at, 1_000_i64), (at, 777_777)])
             {
@@ -124,5 +127,5 @@ fn every_model_costs_what_the_crate_says() {
             }
         }
     }
-    assert!(compared > 20_000, "{compared}");
+    assert!(compared > 10_000, "{compared}");
 }

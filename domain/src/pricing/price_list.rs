@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitPrice {
     pub base: Decimal,
-    /// In the order of their starts; none for a flat price.
+    /// In the order of their starts, as who reads them sees to; none for a flat price.
     pub tiers: Vec<Tier>,
 }
 
@@ -163,6 +163,11 @@ impl PriceList {
             Err(index) => self.prices.insert(index, (class, price)),
         }
         self.priced.insert(class);
+    }
+
+    /// Puts tiers in the order of their starts: a catalogue may have them in any.
+    pub fn sort_tiers(&mut self) {
+        self.prices.iter_mut().for_each(|(_, price)| price.tiers.sort_by_key(|tier| tier.start));
     }
 
     /// The same, if every part that has a price has priced wholes, and what two priced classes have in

@@ -4,7 +4,8 @@
 //! catalogue's; only the first row's factors count. `charge_usd` is the rounded cost times the markup,
 //! rounded once more, so that the ledger's amounts follow from each other.
 //!
-//! Pure: no clock, no table. Under 1 µs in a release build, two lists included.
+//! Pure: no clock, no table. Measured in a release build on a busy machine: 1.6 µs, 3.1 µs where both an
+//! own price and the catalogue's have to be reckoned.
 
 use super::line_items::{LineItems, PriceSource, line_items_at, rounded};
 use super::model_prices::{Context, ModelPrices};
@@ -107,6 +108,7 @@ mod tests {
     use super::super::line_items::line_items;
     use super::super::own_price::Columns;
     use super::*;
+    use proptest::prelude::*;
     use serde_json::value::RawValue;
 
     fn catalog(json: &str) -> ModelPrices {
@@ -189,5 +191,51 @@ mod tests {
         assert!(charge(cost, Some(Decimal::TWO)).unwrap_err().hint.is_some());
         assert!(charge(cost, Some(Decimal::MAX)).is_err());
         assert_eq!(charge(cost, None).unwrap(), cost);
+    }
+
+    fn any_factor() -> impl Strategy<Value = Option<Decimal>> {
+        proptest::option::of((0_i64..i64::MAX, 0_u32..=28).prop_map(|(m, s)| Decimal::new(m, s)))
+    }
+
+    proptest! {
+        #[test]
+        fn amounts_agree_whatever_the_factors(
+            discount_factor in any_factor(),
+            markup_factor in any_factor(),
+            tenant_markup_factor in any_factor(),
+            usd in 0_i64..i64::MAX,
+            scale in 0_u32..=28,
+            tokens in 0_i64..1_000_000_000_000,
+            listed in any::<bool>(),
+        ) {
+            let own = OwnPrice::new(&Columns {
+                input_usd_per_million_tokens: Some(Decimal::new(usd, scale)),
+                discount_factor,
+                markup_factor,
+                ..Columns::default()
+            });
+            let quantities = Quantities::of_tokens(Some(tokens), None);
+            let call = Call {
+                quantities: &quantities,
+                requests: 1,
+                at: Timestamp(0),
+                context: &[],
+                tenant_markup_factor,
+            };
+            let catalog = catalog(r#"{"input_mtok": 2}"#);
+            match price(&call, &[own.unwrap()], listed.then_some(&catalog)) {
+                Ok(priced) => {
+                    let priced = priced.unwrap();
+                    let sum: i128 = priced.items.items.iter().map(|item| item.cost_usd.pico()).sum();
+                    prop_assert_eq!(sum, priced.cost_usd().pico());
+                    let factor = markup_factor.or(tenant_markup_factor);
+                    prop_assert_eq!(charge(priced.cost_usd(), factor).unwrap(), priced.charge_usd);
+                    if listed {
+                        prop_assert_eq!(priced.list_cost_usd().pico(), i128::from(tokens) * 2_000_000);
+                    }
+                }
+                Err(error) => prop_assert_eq!(error.kind, crate::error::Kind::OutOfRange),
+            }
+        }
     }
 }
