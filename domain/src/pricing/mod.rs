@@ -1,7 +1,9 @@
 //! What a call used, and what that costs: classes, quantities, price lists and line items.
 
 pub mod catalog;
+mod catalog_provider;
 pub mod class;
+mod leaves;
 pub mod line_items;
 pub mod listing;
 pub mod model_prices;
@@ -12,7 +14,8 @@ pub mod provider_names;
 pub mod quantities;
 pub mod relations;
 
-pub use catalog::Catalog;
+pub use catalog::{Catalog, Found};
+pub use catalog_provider::Model;
 pub use class::Class;
 pub use line_items::{LineItem, LineItems, PriceSource};
 pub use model_prices::{Context, ModelPrices};

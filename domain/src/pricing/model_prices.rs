@@ -142,7 +142,8 @@ impl ModelPrices {
         unknown: &mut Vec<String>,
     ) -> Result<Self> {
         let mut list = |document: &PriceDocument<'_>| {
-            let (list, keys) = PriceList::from_document(document)?;
+            let (mut list, keys) = PriceList::from_document(document)?;
+            list.sort_tiers();
             unknown.extend(keys);
             Ok(list)
         };
@@ -308,6 +309,15 @@ mod tests {
         let list = prices.at(at, &[flex, batch]).unwrap();
         assert_eq!(list.get(Class::OUTPUT_TOKENS).unwrap().base.to_string(), "3");
         assert_eq!(input(&prices.standard_only(), at, &[batch]), "5");
+    }
+
+    #[test]
+    fn tiers_hold_in_the_order_of_their_starts() {
+        let tiers = r#"{"input_mtok": {"base": 1, "tiers": [{"start": 20, "price": 3}, {"start": 10, "price": 2}]}}"#;
+        let prices = prices(tiers, None).unwrap();
+        let list = prices.at(Timestamp(0), &[]).unwrap();
+        let price = |tokens: i64| list.get(Class::INPUT_TOKENS).unwrap().at(tokens.into());
+        assert_eq!([price(15), price(25)], [2.into(), 3.into()]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitPrice {
     pub base: Decimal,
-    /// In the order of their starts; none for a flat price.
+    /// In the order of their starts, as who reads them sees to; none for a flat price.
     pub tiers: Vec<Tier>,
 }
 
@@ -81,15 +81,6 @@ impl UnitPrice {
         });
         let tiers = tiers.collect::<Result<Vec<_>>>()?;
         Ok(Self { base: decimal(key, document.base)?, tiers })
-    }
-
-    fn multiplied(&self, factor: Decimal) -> Result<Self> {
-        let by_factor = |price: Decimal| {
-            price.checked_mul(factor).ok_or_else(|| Error::out_of_range("price is out of range"))
-        };
-        let tier = |tier: &Tier| Ok(Tier { start: tier.start, price: by_factor(tier.price)? });
-        let tiers = self.tiers.iter().map(tier).collect::<Result<_>>()?;
-        Ok(Self { base: by_factor(self.base)?, tiers })
     }
 }
 
@@ -174,14 +165,9 @@ impl PriceList {
         self.priced.insert(class);
     }
 
-    /// The same, every price multiplied.
-    ///
-    /// # Errors
-    /// 22003 when one doesn't fit any more.
-    pub fn multiplied(&self, factor: Decimal) -> Result<Self> {
-        let price = |(class, price): &(Class, UnitPrice)| Ok((*class, price.multiplied(factor)?));
-        let prices = self.prices.iter().map(price).collect::<Result<_>>()?;
-        Ok(Self { prices, ..*self })
+    /// Puts tiers in the order of their starts: a catalogue may have them in any.
+    pub fn sort_tiers(&mut self) {
+        self.prices.iter_mut().for_each(|(_, price)| price.tiers.sort_by_key(|tier| tier.start));
     }
 
     /// The same, if every part that has a price has priced wholes, and what two priced classes have in

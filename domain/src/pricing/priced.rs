@@ -4,9 +4,10 @@
 //! catalogue's; only the first row's factors count. `charge_usd` is the rounded cost times the markup,
 //! rounded once more, so that the ledger's amounts follow from each other.
 //!
-//! Pure: no clock, no table. Under 1 µs in a release build, two lists included.
+//! Pure: no clock, no table. Measured in a release build on a busy machine: 1.6 µs, 3.1 µs where both an
+//! own price and the catalogue's have to be reckoned.
 
-use super::line_items::{LineItems, PriceSource, line_items, rounded};
+use super::line_items::{LineItems, PriceSource, line_items_at, rounded};
 use super::model_prices::{Context, ModelPrices};
 use super::own_price::OwnPrice;
 use super::price_list::PriceList;
@@ -54,7 +55,7 @@ impl Priced {
 /// when neither has a price.
 ///
 /// # Errors
-/// As [`line_items`], for either list.
+/// As [`line_items_at`], for either list.
 pub fn price(
     call: &Call<'_>,
     rows: &[OwnPrice],
@@ -69,18 +70,16 @@ pub fn price(
         (None, Some(list)) => (list, PriceSource::Catalog),
         (None, None) => return Ok(None),
     };
-    let items = |list: &PriceList, source| line_items(call.quantities, list, call.requests, source);
+    let items = |list: &PriceList, factor, source| {
+        line_items_at(call.quantities, list, factor, call.requests, source)
+    };
 
     let first = rows.first();
-    let discount =
-        first.and_then(|row| row.discount_factor).filter(|factor| *factor != Decimal::ONE);
-    let paid = match discount {
-        Some(factor) => items(&list.multiplied(factor)?, source)?,
-        None => items(list, source)?,
-    };
-    let list_items = match (own, listed, discount) {
-        (Some(_), Some(listed), _) => Some(items(listed, PriceSource::Catalog)?),
-        (_, _, Some(_)) => Some(items(list, source)?),
+    let discount = first.and_then(|row| row.discount_factor).unwrap_or(Decimal::ONE);
+    let paid = items(list, discount, source)?;
+    let list_items = match (own, listed) {
+        (Some(_), Some(listed)) => Some(items(listed, Decimal::ONE, PriceSource::Catalog)?),
+        _ if discount != Decimal::ONE => Some(items(list, Decimal::ONE, source)?),
         _ => None,
     };
     let markup = first.and_then(|row| row.markup_factor).or(call.tenant_markup_factor);
@@ -106,8 +105,10 @@ pub fn charge(cost: Amount, markup_factor: Option<Decimal>) -> Result<Amount> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::line_items::line_items;
     use super::super::own_price::Columns;
     use super::*;
+    use proptest::prelude::*;
     use serde_json::value::RawValue;
 
     fn catalog(json: &str) -> ModelPrices {
@@ -157,15 +158,18 @@ mod tests {
         assert_eq!(priced(&[], Some(&listed)), expected("7", "7", "14", PriceSource::Catalog));
         // Output has no own price: it is free.
         let row_1 = row(1, Some(2), None, None);
-        assert_eq!(priced(&[row_1.clone()], Some(&listed)), expected("2", "7", "4", own(1)));
-        assert_eq!(priced(&[row_1.clone()], None), expected("2", "2", "4", own(1)));
+        assert_eq!(
+            priced(std::slice::from_ref(&row_1), Some(&listed)),
+            expected("2", "7", "4", own(1))
+        );
+        assert_eq!(priced(std::slice::from_ref(&row_1), None), expected("2", "2", "4", own(1)));
         // Factors are the first row's, prices the first that has any.
         let row_2 = row(2, None, Some("0.5"), Some("3"));
         let lent = [row_2.clone(), row(3, Some(4), Some("0.1"), Some("9"))];
         assert_eq!(priced(&lent, None), expected("2", "4", "6", own(3)));
         assert_eq!(priced(&lent, Some(&listed)), expected("2", "7", "6", own(3)));
         let discount = expected("3.5", "7", "10.5", PriceSource::Catalog);
-        assert_eq!(priced(&[row_2.clone()], Some(&listed)), discount);
+        assert_eq!(priced(std::slice::from_ref(&row_2), Some(&listed)), discount);
         assert_eq!(priced(&[row_2], None), None);
     }
 
@@ -187,5 +191,51 @@ mod tests {
         assert!(charge(cost, Some(Decimal::TWO)).unwrap_err().hint.is_some());
         assert!(charge(cost, Some(Decimal::MAX)).is_err());
         assert_eq!(charge(cost, None).unwrap(), cost);
+    }
+
+    fn any_factor() -> impl Strategy<Value = Option<Decimal>> {
+        proptest::option::of((0_i64..i64::MAX, 0_u32..=28).prop_map(|(m, s)| Decimal::new(m, s)))
+    }
+
+    proptest! {
+        #[test]
+        fn amounts_agree_whatever_the_factors(
+            discount_factor in any_factor(),
+            markup_factor in any_factor(),
+            tenant_markup_factor in any_factor(),
+            usd in 0_i64..i64::MAX,
+            scale in 0_u32..=28,
+            tokens in 0_i64..1_000_000_000_000,
+            listed in any::<bool>(),
+        ) {
+            let own = OwnPrice::new(&Columns {
+                input_usd_per_million_tokens: Some(Decimal::new(usd, scale)),
+                discount_factor,
+                markup_factor,
+                ..Columns::default()
+            });
+            let quantities = Quantities::of_tokens(Some(tokens), None);
+            let call = Call {
+                quantities: &quantities,
+                requests: 1,
+                at: Timestamp(0),
+                context: &[],
+                tenant_markup_factor,
+            };
+            let catalog = catalog(r#"{"input_mtok": 2}"#);
+            match price(&call, &[own.unwrap()], listed.then_some(&catalog)) {
+                Ok(priced) => {
+                    let priced = priced.unwrap();
+                    let sum: i128 = priced.items.items.iter().map(|item| item.cost_usd.pico()).sum();
+                    prop_assert_eq!(sum, priced.cost_usd().pico());
+                    let factor = markup_factor.or(tenant_markup_factor);
+                    prop_assert_eq!(charge(priced.cost_usd(), factor).unwrap(), priced.charge_usd);
+                    if listed {
+                        prop_assert_eq!(priced.list_cost_usd().pico(), i128::from(tokens) * 2_000_000);
+                    }
+                }
+                Err(error) => prop_assert_eq!(error.kind, crate::error::Kind::OutOfRange),
+            }
+        }
     }
 }
