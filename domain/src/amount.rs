@@ -5,8 +5,6 @@
 //! 10⁸ USD, so that more than 10¹⁸ of them fit a counter before [`Amount::checked_add`] fails.
 
 use crate::error::{Error, Result};
-use rust_decimal::Decimal;
-use rust_decimal::prelude::{RoundingStrategy, ToPrimitive};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;

@@ -9,9 +9,9 @@ use crate::pg::owner::as_owner;
 use crate::pg::row::{Composite, Rows, jsonb_of_text};
 use crate::pg::spi::Snapshot;
 use ai_limiter_domain::call::required;
-use ai_limiter_domain::pricing::catalog::{Catalog, Model};
 use ai_limiter_domain::pricing::listing;
 use ai_limiter_domain::pricing::own_price::{Columns, OwnPrice};
+use ai_limiter_domain::pricing::{Catalog, Model};
 use ai_limiter_domain::{Error, error::Result};
 use pgrx::prelude::*;
 
@@ -69,7 +69,7 @@ fn checked_price_catalog(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite
         if document.len() > LARGEST_CATALOG {
             return Err(Error::out_of_range("catalog is too large"));
         }
-        let catalog = Catalog::from_json(document)?;
+        let catalog = Catalog::from_json(&document)?;
         let models = catalog.models()?.count();
         if models == 0 {
             return Err(Error::invalid("catalog has no model")

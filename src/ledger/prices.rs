@@ -219,7 +219,7 @@ pub fn catalog(spi: &Spi, snapshot: &Snapshot) -> Result<Loaded> {
     let args = [Arg::Int(Some(id))];
     let document = spi.read_at(snapshot, DOCUMENT, &args, |row| Ok(row.text(1)))?;
     let document = required(document.into_iter().next().flatten(), "catalog")?;
-    let catalog = Rc::new(Catalog::from_accepted_json(document)?);
+    let catalog = Rc::new(Catalog::from_accepted_json(&document)?);
     KEPT.set(Some((id, Rc::clone(&catalog))));
     Ok(Loaded::Row(id, catalog))
 }

@@ -170,6 +170,30 @@ impl PriceList {
         self.prices.iter_mut().for_each(|(_, price)| price.tiers.sort_by_key(|tier| tier.start));
     }
 
+    /// The same, with these classes told apart too, each at the price that it has anyway: so that two lists
+    /// can be laid side by side. What has no price here gets none.
+    #[must_use]
+    pub fn refined(&self, by: ClassSet) -> Self {
+        let mut wanted: ClassSet = self.priced.iter().chain(by.iter()).collect();
+        // What two of them have in common is one of them, or a unit would be in both.
+        loop {
+            let is_missing = |common: &Class| {
+                !wanted.contains(*common)
+                    && relations::overlapping(*common).iter().any(|pair| wanted.contains_all(*pair))
+            };
+            let Some(common) = Class::all().find(is_missing) else { break };
+            wanted.insert(common);
+        }
+        let mut refined = self.clone();
+        for class in wanted.without(self.priced).iter().filter(|class| *class != Class::REQUESTS) {
+            let wholes = relations::wholes(class).and(self.priced);
+            if let Some(price) = wholes.iter().max_by_key(|w| w.depth()).and_then(|w| self.get(w)) {
+                refined.set(class, price.clone());
+            }
+        }
+        refined
+    }
+
     /// The same, if every part that has a price has priced wholes, and what two priced classes have in
     /// common is priced too: else it could not be said which price a unit has.
     ///
@@ -243,6 +267,39 @@ mod tests {
             r#"{"input_mtok": 1, "cache_read_mtok": 1, "input_audio_mtok": 1}"#,
         ] {
             assert!(list(json).unwrap_err().hint.is_some(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_refined_list_charges_the_same_class_by_class() {
+        let own = list(r#"{"input_mtok": 2, "input_audio_mtok": 5}"#).unwrap();
+        let other = list(r#"{"input_mtok": 3, "cache_read_mtok": 1, "output_mtok": 9}"#).unwrap();
+        let refined = own.refined(other.priced());
+        let price = |key| refined.get(Class::priced_by(key)?).map(|price| price.base.to_string());
+        assert_eq!(price("cache_read_mtok").as_deref(), Some("2"));
+        // Cached audio is audio.
+        assert_eq!(price("cache_audio_read_mtok").as_deref(), Some("5"));
+        assert_eq!(price("output_mtok"), None);
+        let quantities = |cached_audio| {
+            let mut quantities = crate::pricing::Quantities::default();
+            for (class, quantity) in [
+                ("input_tokens", 1000),
+                ("input_audio_tokens", 300),
+                ("cache_read_tokens", 400),
+                ("cache_audio_read_tokens", cached_audio),
+            ] {
+                quantities.set(Class::named(class).unwrap(), quantity.into());
+            }
+            quantities
+        };
+        for cached_audio in [0, 100, 300] {
+            let cost = |list: &PriceList| {
+                let source = crate::pricing::PriceSource::Catalog;
+                crate::pricing::line_items::line_items(&quantities(cached_audio), list, 1, source)
+                    .unwrap()
+                    .total_usd
+            };
+            assert_eq!(cost(&own), cost(&refined));
         }
     }
 

@@ -76,11 +76,20 @@ pub fn price(
 
     let first = rows.first();
     let discount = first.and_then(|row| row.discount_factor).unwrap_or(Decimal::ONE);
-    let paid = items(list, discount, source)?;
-    let list_items = match (own, listed) {
-        (Some(_), Some(listed)) => Some(items(listed, Decimal::ONE, PriceSource::Catalog)?),
-        _ if discount != Decimal::ONE => Some(items(list, Decimal::ONE, source)?),
-        _ => None,
+    let (paid, list_items) = match (own, listed) {
+        // Class by class beside each other, where what was told allows that.
+        (Some((own, _)), Some(listed)) => {
+            let side_by_side = |mine: &PriceList, others: &PriceList, factor, source| {
+                items(&mine.refined(others.priced()), factor, source)
+                    .or_else(|_| items(mine, factor, source))
+            };
+            let paid = side_by_side(own, listed, discount, source)?;
+            (paid, Some(side_by_side(listed, own, Decimal::ONE, PriceSource::Catalog)?))
+        }
+        _ if discount != Decimal::ONE => {
+            (items(list, discount, source)?, Some(items(list, Decimal::ONE, source)?))
+        }
+        _ => (items(list, discount, source)?, None),
     };
     let markup = first.and_then(|row| row.markup_factor).or(call.tenant_markup_factor);
     let charge_usd = charge(paid.total_usd, markup)?;
