@@ -69,6 +69,19 @@ fn providers_are_known_by_the_names_of_opentelemetry_litellm_and_the_ai_sdk() {
 }
 
 #[test]
+fn a_name_that_only_one_provider_gives_needs_no_provider() {
+    for (model, id) in [
+        ("claude-sonnet-4-5-20250929", "anthropic"),
+        ("text-embedding-3-small", "openai"),
+        ("ft:gpt-4o-2024-08-06:org::id", "openai"),
+        ("Sonar-pro", "perplexity"),
+        ("models/gemini-2.5-pro", "google"),
+    ] {
+        assert_eq!(found(None, model).map(|(provider, _)| provider), Some(id), "{model}");
+    }
+}
+
+#[test]
 fn an_unknown_provider_or_model_is_not_guessed() {
     for (provider, model) in [
         (Some("my-own-server"), "gpt-4o"),
