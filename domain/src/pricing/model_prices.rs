@@ -122,6 +122,18 @@ impl ModelPrices {
         self.standard.iter_mut().for_each(|(_, list)| list.minimum_audio_seconds = seconds);
     }
 
+    /// Where it has no prices, that says that all is free.
+    pub fn set_free_without_prices(&mut self) {
+        let empty = self.standard.iter_mut().filter(|(_, list)| list.is_empty());
+        empty.for_each(|(_, list)| list.others_are_free = true);
+    }
+
+    /// Whether there is a price, a free one included, at any time.
+    #[must_use]
+    pub fn price_calls(&self) -> bool {
+        self.standard.iter().any(|(_, list)| list.prices_calls())
+    }
+
     /// What the catalogue says under `prices` and `price_variants`; keys that no class has are added to
     /// `unknown`.
     ///
