@@ -1,7 +1,8 @@
 //! The catalogue: which names find which models, and which documents it takes.
 
-use ai_limiter_domain::Timestamp;
-use ai_limiter_domain::pricing::Catalog;
+use ai_limiter_domain::pricing::priced::{Call, price};
+use ai_limiter_domain::pricing::{Catalog, Quantities};
+use ai_limiter_domain::{Amount, Timestamp};
 
 fn found(provider: Option<&str>, model: &str) -> Option<(&'static str, &'static str)> {
     let found = Catalog::bundled().find(provider, model).unwrap();
@@ -69,6 +70,19 @@ fn providers_are_known_by_the_names_of_opentelemetry_litellm_and_the_ai_sdk() {
 }
 
 #[test]
+fn a_name_that_only_one_provider_gives_needs_no_provider() {
+    for (model, id) in [
+        ("claude-sonnet-4-5-20250929", "anthropic"),
+        ("text-embedding-3-small", "openai"),
+        ("ft:gpt-4o-2024-08-06:org::id", "openai"),
+        ("Sonar-pro", "perplexity"),
+        ("models/gemini-2.5-pro", "google"),
+    ] {
+        assert_eq!(found(None, model).map(|(provider, _)| provider), Some(id), "{model}");
+    }
+}
+
+#[test]
 fn an_unknown_provider_or_model_is_not_guessed() {
     for (provider, model) in [
         (Some("my-own-server"), "gpt-4o"),
@@ -94,6 +108,33 @@ fn who_sells_anothers_model_has_its_standard_prices_only() {
     let at = Timestamp(850_000_000_000_000);
     assert_ne!(maker.at(at, &batch).unwrap(), maker.at(at, &[]).unwrap());
     assert_eq!(seller.at(at, &batch).unwrap(), maker.at(at, &[]).unwrap());
+}
+
+#[test]
+fn a_model_without_prices_is_free_only_if_its_name_says_so() {
+    let without_prices = |free: bool| {
+        let models = Catalog::bundled().models().unwrap();
+        let empty =
+            models.filter(|(_, model)| model.prices.at(Timestamp(0), &[]).unwrap().is_empty());
+        empty.filter(|(_, model)| model.prices.price_calls() == free).collect::<Vec<_>>()
+    };
+    let (free, unknown) = (without_prices(true), without_prices(false));
+    assert!(free.len() > 100 && free.iter().all(|(_, model)| model.id.ends_with(":free")));
+    // A subscription, a model that is gone: an own price says what they cost.
+    assert!(unknown.iter().any(|(provider, _)| *provider == "github-copilot"));
+    assert!(unknown.iter().all(|(_, model)| !model.id.ends_with(":free")));
+    let model = free[0].1;
+    let quantities = Quantities::of_tokens(Some(10), None);
+    let call = Call {
+        quantities: &quantities,
+        requests: 1,
+        at: Timestamp(0),
+        context: &[],
+        tenant_markup_factor: None,
+    };
+    let priced = price(&call, &[], Some(&model.prices)).unwrap().unwrap();
+    assert_eq!((priced.items.items.len(), priced.cost_usd()), (1, Amount::ZERO));
+    assert_eq!(price(&call, &[], Some(&unknown[0].1.prices)).unwrap(), None);
 }
 
 #[test]

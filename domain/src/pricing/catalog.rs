@@ -214,7 +214,9 @@ impl Catalog {
         let usage = Usage::new();
         match self.providers_only.calculate(&PriceRequest::new(model, &usage)) {
             Ok(found) => Ok(self.position(&found.provider_id)),
-            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) if is_not_found(&error) => {
+                Ok(provider_names::maker(model).and_then(|id| self.position(id)))
+            }
             Err(error) => Err(not_matched(error)),
         }
     }

@@ -15,6 +15,10 @@ use std::sync::OnceLock;
 const MINIMUM_AUDIO_SECONDS: [(&str, &str, i64); 2] =
     [("groq", "whisper-large-v3", 10), ("groq", "whisper-large-v3-turbo", 10)];
 
+/// A model without prices is free in the catalogue, or its price is not known: only this end of a name
+/// says which, OpenRouter's own mark.
+const FREE: &str = ":free";
+
 /// A model as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
@@ -108,6 +112,9 @@ impl ModelDocument<'_> {
             if (provider, model) == (seller_id, self.id.as_str()) {
                 prices.set_minimum_audio_seconds(seconds);
             }
+        }
+        if self.id.ends_with(FREE) {
+            prices.set_free_without_prices();
         }
         Ok(Model { id: self.id, name: self.name, context_window: self.context_window, prices })
     }

@@ -3,6 +3,7 @@
 pub mod catalog;
 mod catalog_provider;
 pub mod class;
+mod condition;
 mod leaves;
 pub mod line_items;
 pub mod listing;

@@ -4,6 +4,7 @@
 //! first; then each key from the first variant whose condition holds and whose `when` the call's
 //! context meets (`service_tier`, `processing`: batch, `search_type`). Dates and times are UTC.
 
+use super::condition::{Condition, ConstraintDocument};
 use super::price_list::{PriceDocument, PriceList};
 use crate::error::{Error, Result};
 use crate::window::Timestamp;
@@ -11,9 +12,6 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-
-const MICROS_PER_SECOND: i64 = 1_000_000;
-const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 
 /// What of a call prices can depend on, besides its time: `("service_tier", "flex")`. Of two entries
 /// with the same key the later one counts.
@@ -27,46 +25,11 @@ pub struct ModelPrices {
     variants: Vec<Variant>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Condition {
-    From(Timestamp),
-    /// Microseconds since midnight; past midnight when `end` is before `start`.
-    Daily {
-        start: i64,
-        end: i64,
-    },
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Variant {
     when: BTreeMap<String, String>,
     condition: Option<Condition>,
     prices: PriceList,
-}
-
-impl Condition {
-    fn holds(self, at: Timestamp) -> bool {
-        match self {
-            Self::From(start) => at >= start,
-            Self::Daily { start, end } => {
-                // 2000-01-01 began at midnight UTC too.
-                let time = at.0.rem_euclid(MICROS_PER_DAY);
-                if end < start { time >= start || time < end } else { time >= start && time < end }
-            }
-        }
-    }
-
-    /// The next moment after `at` when it can come to hold, or not any more.
-    fn next_change(self, at: Timestamp) -> Option<Timestamp> {
-        let next = |time: i64| {
-            let wait = (time - at.0).rem_euclid(MICROS_PER_DAY);
-            at.0.checked_add(if wait == 0 { MICROS_PER_DAY } else { wait }).map(Timestamp)
-        };
-        match self {
-            Self::From(start) => (start > at).then_some(start),
-            Self::Daily { start, end } => next(start).min(next(end)),
-        }
-    }
 }
 
 impl ModelPrices {
@@ -131,6 +94,18 @@ impl ModelPrices {
         self.standard.iter_mut().for_each(|(_, list)| list.minimum_audio_seconds = seconds);
     }
 
+    /// Where it has no prices, that says that all is free.
+    pub fn set_free_without_prices(&mut self) {
+        let empty = self.standard.iter_mut().filter(|(_, list)| list.is_empty());
+        empty.for_each(|(_, list)| list.others_are_free = true);
+    }
+
+    /// Whether there is a price, a free one included, at any time.
+    #[must_use]
+    pub fn price_calls(&self) -> bool {
+        self.standard.iter().any(|(_, list)| list.prices_calls())
+    }
+
     /// What the catalogue says under `prices` and `price_variants`; keys that no class has are added to
     /// `unknown`.
     ///
@@ -181,34 +156,9 @@ struct ConditionalDocument<'a> {
     constraint: Option<ConstraintDocument>,
 }
 
-#[derive(Deserialize)]
-struct ConstraintDocument {
-    start_date: Option<String>,
-    start_time: Option<String>,
-    end_time: Option<String>,
-}
-
 impl ConditionalDocument<'_> {
     fn condition(&self) -> Result<Option<Condition>> {
-        let Some(constraint) = &self.constraint else { return Ok(None) };
-        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let condition = match (
-            given(&constraint.start_date),
-            given(&constraint.start_time),
-            given(&constraint.end_time),
-        ) {
-            (Some(date), None, None) => midnight(&date).map(Condition::From),
-            (None, Some(start), Some(end)) => time_of_day(&start)
-                .zip(time_of_day(&end))
-                .map(|(start, end)| Condition::Daily { start, end }),
-            _ => None,
-        };
-        let condition = condition.ok_or_else(|| {
-            Error::invalid("constraint of a price is not valid").hint(
-                "A constraint is a \"start_date\" as 2026-01-31, or a \"start_time\" and an \"end_time\" as 06:00:00Z.",
-            )
-        })?;
-        Ok(Some(condition))
+        self.constraint.as_ref().map(Condition::from_document).transpose()
     }
 }
 
@@ -218,39 +168,10 @@ fn parsed<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
     })
 }
 
-/// Of a date as `2026-01-31`, in UTC.
-fn midnight(date: &str) -> Option<Timestamp> {
-    let date: jiff::civil::Date = date.parse().ok()?;
-    let days = date.since(jiff::civil::date(2000, 1, 1)).ok()?.get_days();
-    Some(Timestamp(i64::from(days) * MICROS_PER_DAY))
-}
-
-/// Of a time as `06:00:00.5Z` or `06:00:00+01:00`, in microseconds since midnight UTC, rounded up: the
-/// clock shows whole ones, so that the comparisons come out alike.
-fn time_of_day(text: &str) -> Option<i64> {
-    let (time, offset) = match text.strip_suffix('Z') {
-        Some(time) => (time, 0),
-        None => {
-            let (time, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
-            let sign = match offset.as_bytes()[0] {
-                b'+' => 1,
-                b'-' => -1,
-                _ => return None,
-            };
-            let (hours, minutes) = offset[1..].split_once(':')?;
-            let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
-            (time, sign * minutes * 60 * MICROS_PER_SECOND)
-        }
-    };
-    let time: jiff::civil::Time = time.parse().ok()?;
-    let nanos = time.duration_since(jiff::civil::Time::midnight()).as_nanos();
-    let micros = i64::try_from((nanos + 999) / 1_000).ok()?;
-    Some((micros - offset).rem_euclid(MICROS_PER_DAY))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Class;
+    use super::super::condition::{MICROS_PER_DAY, MICROS_PER_SECOND, midnight};
     use super::*;
 
     fn prices(prices: &str, variants: Option<&str>) -> Result<ModelPrices> {
@@ -291,6 +212,8 @@ mod tests {
         assert_eq!(prices.stand_until(at(0)), Some(at(15)));
         assert_eq!(prices.stand_until(at(15)), Some(at(30)));
         assert_eq!(prices.stand_until(at(30)), Some(at(1455)));
+        assert!(prices.stand_until(Timestamp(i64::MIN)).is_some());
+        assert_eq!(prices.stand_until(Timestamp(i64::MAX)), None);
     }
 
     #[test]

@@ -141,6 +141,12 @@ impl PriceList {
         self.prices.is_empty()
     }
 
+    /// Whether it says what a call costs: a list without prices does not, unless all is free.
+    #[must_use]
+    pub fn prices_calls(&self) -> bool {
+        self.others_are_free || !self.is_empty()
+    }
+
     #[must_use]
     pub fn get(&self, class: Class) -> Option<&UnitPrice> {
         let index = self.prices.binary_search_by_key(&class, |(class, _)| *class).ok()?;

@@ -63,8 +63,8 @@ pub fn price(
 ) -> Result<Option<Priced>> {
     let own = rows.iter().find_map(|row| Some((row.prices.as_ref()?, row.id)));
     let listed = catalog.map(|model| model.at(call.at, call.context)).transpose()?;
-    // A model that is listed without any price is not free.
-    let listed = listed.as_deref().filter(|list| !list.is_empty());
+    // A model that is listed without any price is not free for that.
+    let listed = listed.as_deref().filter(|list| list.prices_calls());
     let (list, source) = match (own, listed) {
         (Some((list, id)), _) => (list, PriceSource::OwnPrice(id)),
         (None, Some(list)) => (list, PriceSource::Catalog),

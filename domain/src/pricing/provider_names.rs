@@ -42,6 +42,17 @@ const NAMES: [(&str, &str); 26] = [
 const PROXIES: [&str; 6] =
     ["litellm", "litellm_proxy", "gateway", "ai-gateway", "vercel", "vercel_ai_gateway"];
 
+/// How names begin that only one provider gives, and that the catalogue doesn't know without its name.
+/// Not those of open models: many sell them, each at a price of its own.
+const MAKERS: [(&str, &str); 6] = [
+    ("chatgpt-", "openai"),
+    ("codex-", "openai"),
+    ("embed-", "cohere"),
+    ("ft:gpt-", "openai"),
+    ("sonar", "perplexity"),
+    ("text-embedding-3-", "openai"),
+];
+
 /// What a provider's name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProviderName<'a> {
@@ -75,6 +86,16 @@ pub fn meaning(name: &str) -> ProviderName<'_> {
 #[must_use]
 pub fn without_api(name: &str) -> Option<&str> {
     name.split_once('.').map(|(provider, _)| provider).filter(|provider| !provider.is_empty())
+}
+
+/// The provider that a model's name, without one, can only be of.
+#[must_use]
+pub fn maker(model: &str) -> Option<&'static str> {
+    let begins = |start: &str| {
+        let head = model.get(..start.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(start))
+    };
+    MAKERS.iter().find(|(start, _)| begins(start)).map(|(_, id)| *id)
 }
 
 #[cfg(test)]
