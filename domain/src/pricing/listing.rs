@@ -25,7 +25,9 @@ pub fn variants(prices: &ModelPrices, at: Timestamp) -> String {
     format!("[{}]", variants.join(","))
 }
 
-fn list(prices: &PriceList) -> String {
+/// As a row of `ai_prices` has them: `{"input_mtok": 3}`.
+#[must_use]
+pub fn list(prices: &PriceList) -> String {
     let mut json = String::from("{");
     for (class, UnitPrice { base, tiers, .. }) in prices.iter() {
         let separator = if json.len() > 1 { "," } else { "" };

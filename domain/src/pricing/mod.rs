@@ -7,6 +7,7 @@ mod condition;
 mod leaves;
 pub mod line_items;
 pub mod listing;
+pub mod litellm;
 pub mod model_prices;
 pub mod own_price;
 pub mod price_list;

@@ -86,7 +86,7 @@ impl UnitPrice {
 
 const PRICE_HINT: &str = "A price is a number, or {\"base\": number, \"tiers\": [{\"start\": tokens, \"price\": number}]}.";
 
-fn decimal(key: &str, json: &RawValue) -> Result<Decimal> {
+pub(super) fn decimal(key: &str, json: &RawValue) -> Result<Decimal> {
     let text = json.get();
     let number = text.bytes().next().is_some_and(|b| b == b'-' || b.is_ascii_digit());
     // A number with an exponent is the same number: `1e-7`.
@@ -169,6 +169,12 @@ impl PriceList {
             Err(index) => self.prices.insert(index, (class, price)),
         }
         self.priced.insert(class);
+    }
+
+    /// The same without a price of this class, which is then charged as what contains it.
+    pub fn remove(&mut self, class: Class) {
+        self.prices.retain(|(priced, _)| *priced != class);
+        self.priced = self.prices.iter().map(|(class, _)| *class).collect();
     }
 
     /// Puts tiers in the order of their starts: a catalogue may have them in any.
