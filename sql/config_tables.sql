@@ -125,13 +125,16 @@ CREATE TABLE ai_limiter.ai_prices (
         CONSTRAINT ai_prices_valid_sometime CHECK (NOT pg_catalog.isempty(valid_during)),
     recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
+-- An import brings thousands of names; patterns are few.
+CREATE INDEX ai_prices_model_idx ON ai_limiter.ai_prices (pg_catalog.lower(model));
+CREATE INDEX ai_prices_pattern_idx ON ai_limiter.ai_prices (id) WHERE "position"(model, '*') > 0;
 ALTER SEQUENCE ai_limiter.ai_prices_id_seq OWNED BY ai_limiter.ai_prices.id;
 COMMENT ON SEQUENCE ai_limiter.ai_prices_id_seq IS 'Ids of ai_prices.';
 COMMENT ON TABLE ai_limiter.ai_prices IS
     'Prices of one''s own, which win over the catalogue. Of the rows that match a call, the tenant''s own goes first, then a name before a pattern, then one with a provider, then the longest pattern. A row with any price says what the model costs; what it leaves out is free, and 0 is a free model. A row with none only changes by its factors what the next row, else the catalogue, says.';
 COMMENT ON COLUMN ai_limiter.ai_prices.id IS 'The row, as explain_ai_limit() names it.';
 COMMENT ON COLUMN ai_limiter.ai_prices.tenant_id IS 'The tenant that has this price; null is everyone.';
-COMMENT ON COLUMN ai_limiter.ai_prices.provider IS 'The provider; null is any.';
+COMMENT ON COLUMN ai_limiter.ai_prices.provider IS 'The provider; null is any, and an empty text is none: calls that name no provider.';
 COMMENT ON COLUMN ai_limiter.ai_prices.model IS 'A name, dated or not, or a pattern with *.';
 COMMENT ON COLUMN ai_limiter.ai_prices.input_usd_per_million_tokens IS 'US dollars for a million input tokens; cached ones too, unless unit_prices prices them.';
 COMMENT ON COLUMN ai_limiter.ai_prices.output_usd_per_million_tokens IS 'US dollars for a million output tokens, reasoning included.';

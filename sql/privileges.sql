@@ -47,7 +47,7 @@ DECLARE
         'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '
         'checked_limit, load_ai_price_catalog, checked_price_catalog, checked_price, '
-        'overlapping_price, require_tier';
+        'import_litellm_prices, litellm_prices, overlapping_price, require_tier';
     reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
         'ai_limiter.ai_limits, ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts, '
         'ai_limiter.ai_cost_by_day, ai_limiter.ai_cost_by_model, ai_limiter.ai_cost_by_tenant, '

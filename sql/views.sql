@@ -76,7 +76,7 @@ SELECT c.provider, c.model, c.name, NULL, c.context_window, c.unit_prices, c.var
 FROM ai_limiter.ai_catalog_prices() c;
 COMMENT ON VIEW ai_limiter.ai_model_prices IS
     'Every model that can be priced now: the rows of ai_prices that are valid and that the caller may see, which win, and the models of the catalogue.';
-COMMENT ON COLUMN ai_limiter.ai_model_prices.provider IS 'The provider whose price it is; null in a row of ai_prices for any.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.provider IS 'The provider whose price it is; in a row of ai_prices null for any, and empty for calls that name none.';
 COMMENT ON COLUMN ai_limiter.ai_model_prices.model IS 'The model, in ai_prices also a pattern with *.';
 COMMENT ON COLUMN ai_limiter.ai_model_prices.name IS 'The catalogue''s name of the model for people.';
 COMMENT ON COLUMN ai_limiter.ai_model_prices.tenant_id IS 'The tenant that has this price; null is everyone.';

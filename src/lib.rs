@@ -68,7 +68,12 @@ extension_sql_file!(
     name = "price_functions",
     requires = ["ledger_triggers"]
 );
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["price_functions"]);
+extension_sql_file!(
+    "../sql/price_imports.sql",
+    name = "price_imports",
+    requires = ["price_functions"]
+);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["price_imports"]);
 extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);

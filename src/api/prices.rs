@@ -9,9 +9,9 @@ use crate::pg::owner::as_owner;
 use crate::pg::row::{Composite, Rows, jsonb_of_text};
 use crate::pg::spi::Snapshot;
 use ai_limiter_domain::call::required;
-use ai_limiter_domain::pricing::listing;
 use ai_limiter_domain::pricing::own_price::{Columns, OwnPrice};
 use ai_limiter_domain::pricing::{Catalog, Model};
+use ai_limiter_domain::pricing::{listing, litellm};
 use ai_limiter_domain::{Error, error::Result};
 use pgrx::prelude::*;
 
@@ -81,6 +81,37 @@ fn checked_price_catalog(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite
             count(models),
             catalog.unknown_price_keys()?,
         ]))
+    })
+}
+
+/// The rows that LiteLLM's list makes: one per provider and model, and one without them for an entry
+/// that makes none. What could not be represented stands in an entry's first one.
+#[pg_extern(sql = false)]
+fn litellm_prices(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Rows> {
+    answered(|| {
+        // SAFETY: declared as (text).
+        let args = unsafe { Arguments::new(fcinfo) };
+        let document: String = required(args.get(0), "prices")?;
+        if document.len() > LARGEST_CATALOG {
+            return Err(Error::out_of_range("prices are too large"));
+        }
+        let mut rows = Vec::new();
+        for entry in litellm::read(&document)? {
+            let mut told = (!entry.not_represented.is_empty())
+                .then(|| serde_json::json!(entry.not_represented).to_string());
+            let nothing = entry.rows.is_empty().then_some(None);
+            for made in entry.rows.iter().map(Some).chain(nothing) {
+                let mut row = columns![
+                    entry.name.as_str(),
+                    made.map(|row| row.provider.as_str()),
+                    made.map(|row| row.model.as_str()),
+                ];
+                row.push(made.and_then(|row| jsonb_of_text(&row.unit_prices)));
+                row.push(told.take().and_then(|told| jsonb_of_text(&told)));
+                rows.push(row);
+            }
+        }
+        Ok(Rows(rows))
     })
 }
 

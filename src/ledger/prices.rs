@@ -5,11 +5,15 @@
 //! it is. The one that came with the library is decoded in the postmaster, where that preloads it.
 
 use crate::pg::lock::{self, Class, Key};
+use crate::pg::relation;
 use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use ai_limiter_domain::call::required;
 use ai_limiter_domain::pricing::own_price::{Columns, OwnPrice};
-use ai_limiter_domain::pricing::{Catalog, Context, ModelPrices, Priced, Quantities, priced};
+use ai_limiter_domain::pricing::{
+    Catalog, Context, ModelPrices, Priced, Quantities, litellm, priced,
+};
 use ai_limiter_domain::{Call, Error, Timestamp, Window, error::Result, model_name};
+use pgrx::pg_sys;
 use rust_decimal::Decimal;
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -63,20 +67,26 @@ impl Prices {
 }
 
 /// The rows `p` that could price a call, whenever they are valid. A backslash is written as chr(92): the
-/// caller's standard_conforming_strings decides what it would mean in a literal.
+/// caller's standard_conforming_strings decides what it would mean in a literal. Names and patterns have an
+/// index each, since an import brings thousands of names.
 macro_rules! prices_of_call {
     () => {
-        "FROM ai_limiter.ai_prices p, LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
+        "FROM (SELECT n.* FROM ai_limiter.ai_prices n
+                WHERE lower(n.model) = ANY (ARRAY[$3, $4, $5, $7]) AND position('*' IN n.model) = 0
+            UNION ALL
+            SELECT n.* FROM ai_limiter.ai_prices n WHERE position('*' IN n.model) > 0) p,
+            LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
             chr(92), chr(92) || chr(92)), '%', chr(92) || '%'), '_', chr(92) || '_'), '*', '%') AS mask) m
         WHERE (p.tenant_id IS NULL OR p.tenant_id = $1)
-          AND (p.provider IS NULL OR lower(p.provider) = $2)
-          AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask)"
+          AND (p.provider IS NULL OR lower(p.provider) = coalesce($2, '')
+            OR p.source = 'litellm' AND lower(p.provider) = $8)
+          AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask OR $7 LIKE m.mask)"
     };
 }
 
-/// What prices the model that the call names. Of its own rows the tenant's go first, then a name before
-/// a pattern, then the name as given before the canonical one, then a row with a provider, then the
-/// longest pattern.
+/// What prices the model that the call names. Of its own rows the tenant's go first, then those written by
+/// hand, then a name before a pattern, then the name as given before the canonical one, then a row with a
+/// provider, then the longest pattern.
 pub fn read(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Prices> {
     const SQL: &str = concat!(
         "SELECT p.id, p.tenant_id, p.input_usd_per_million_tokens::text,
@@ -84,8 +94,9 @@ pub fn read(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Resul
             p.discount_factor::text, p.markup_factor::text ",
         prices_of_call!(),
         " AND p.valid_during @> $6
-        ORDER BY p.tenant_id IS NULL, position('*' IN p.model) > 0, $3 LIKE m.mask DESC,
-            $4 LIKE m.mask DESC, p.provider IS NULL, length(p.model) DESC, p.id"
+        ORDER BY p.tenant_id IS NULL, p.source <> 'manual', position('*' IN p.model) > 0,
+            $3 LIKE m.mask DESC, $7 LIKE m.mask DESC, $4 LIKE m.mask DESC, p.provider IS NULL,
+            length(p.model) DESC, p.id"
     );
     let own = spi.read_at(snapshot, SQL, &arguments(call, at), own_price)?;
     let catalog = catalog(spi, snapshot)?;
@@ -151,16 +162,21 @@ pub fn stands(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Res
     Ok(rows.into_iter().next().unwrap_or(Window::ALL_TIME))
 }
 
-fn arguments(call: &Call, at: Timestamp) -> [Arg; 6] {
+fn arguments(call: &Call, at: Timestamp) -> [Arg; 8] {
     let given = call.requested_model.as_deref().map(str::to_lowercase);
     let dated = given.as_deref().map(model_name::without_prefix);
+    // What a prefix leaves of a name with several parts: `eu/gpt-4o` of `azure/eu/gpt-4o`.
+    let rest = given.as_deref().map(|name| name.split_once('/').map_or(name, |(_, rest)| rest));
+    let provider = call.dimensions.provider.as_deref();
     [
         call.dimensions.tenant_id.into(),
-        call.dimensions.provider.as_deref().into(),
+        provider.into(),
         given.as_deref().into(),
         dated.as_deref().into(),
         call.dimensions.model.as_deref().into(),
         at.into(),
+        rest.into(),
+        provider.map(litellm::provider_named).into(),
     ]
 }
 
@@ -177,10 +193,15 @@ pub fn overlapping(
         WHERE p.id <> $1 AND p.tenant_id IS NOT DISTINCT FROM $2 \
           AND lower(p.provider) IS NOT DISTINCT FROM lower($3) AND lower(p.model) = lower($4) \
           AND p.valid_during && $5::tstzrange LIMIT 1";
-    lock::acquire(&Key::new(Class::Prices, &model.to_lowercase()));
+    // Who keeps all writers out needs no lock per model, of which there is no room for thousands.
+    let table = relation::oid(c"ai_prices")?;
+    if !lock::is_relation_held(table, pg_sys::ShareRowExclusiveLock as i32) {
+        lock::acquire(&Key::new(Class::Prices, &model.to_lowercase()));
+    }
     let args =
         [Arg::Int(Some(id)), Arg::Uuid(tenant), provider.into(), model.into(), valid_during.into()];
-    Ok(spi.read(SQL, &args, |row| Ok(row.int(1)))?.into_iter().next().flatten())
+    let found = spi.read_by_key(&Snapshot::latest(), SQL, &args, |row| Ok(row.int(1)))?;
+    Ok(found.into_iter().next().flatten())
 }
 
 /// A catalogue, decoded.

@@ -13,7 +13,7 @@
 
 use super::owner::as_owner;
 use super::spi::Arg;
-use super::{guc, relation, subtransaction};
+use super::{guc, lock, relation, subtransaction};
 use ai_limiter_domain::error::Result;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
@@ -32,7 +32,7 @@ const EXCLUSIVE: i32 = pg_sys::ExclusiveLock as i32;
 /// Also accepts pending invalidations, so that what is resolved afterwards is the committed state.
 pub fn join() -> Result<()> {
     let barrier = relation::oid(c"ai_barrier")?;
-    if is_held(barrier, WRITER) || is_held(barrier, EXCLUSIVE) {
+    if lock::is_relation_held(barrier, WRITER) || lock::is_relation_held(barrier, EXCLUSIVE) {
         // SAFETY: inside a transaction; what it may raise unwinds.
         unsafe { pg_sys::AcceptInvalidationMessages() };
         return Ok(());
@@ -54,7 +54,8 @@ pub fn leave() {
     let Some(barrier) = relation::find(c"ai_barrier") else { return };
     // SAFETY: a lock that this transaction itself holds, by `join`, under the same owner.
     unsafe {
-        if pg_sys::GetCurrentTransactionNestLevel() > 1 || !is_held(barrier, WRITER) {
+        if pg_sys::GetCurrentTransactionNestLevel() > 1 || !lock::is_relation_held(barrier, WRITER)
+        {
             return;
         }
         let owner = pg_sys::CurrentResourceOwner;
@@ -66,30 +67,12 @@ pub fn leave() {
 
 /// Whether this transaction keeps writers out; a rollback to a savepoint may have ended that.
 pub fn excludes_writers() -> Result<bool> {
-    Ok(is_held(relation::oid(c"ai_barrier")?, EXCLUSIVE))
+    Ok(lock::is_relation_held(relation::oid(c"ai_barrier")?, EXCLUSIVE))
 }
 
 /// Whether this transaction is among the writers.
 pub fn is_joined() -> Result<bool> {
-    Ok(is_held(relation::oid(c"ai_barrier")?, WRITER))
-}
-
-fn is_held(barrier: pg_sys::Oid, mode: i32) -> bool {
-    // SAFETY: a complete tag of a relation of this database; reads this backend's own locks.
-    unsafe {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: pg_sys::MyDatabaseId.into(),
-            locktag_field2: barrier.into(),
-            locktag_field3: 0,
-            locktag_field4: 0,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-        };
-        #[cfg(any(feature = "pg15", feature = "pg16"))]
-        return pg_sys::LockHeldByMe(&raw const tag, mode);
-        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-        return pg_sys::LockHeldByMe(&raw const tag, mode, false);
-    }
+    Ok(lock::is_relation_held(relation::oid(c"ai_barrier")?, WRITER))
 }
 
 /// Waits, in tries, for every writer to end, and keeps new ones out to the end of the transaction.

@@ -95,6 +95,25 @@ pub fn is_shared_by_me(key: &Key) -> bool {
     }
 }
 
+/// Whether this transaction itself has locked the relation in this mode, a weaker or stronger one aside.
+pub fn is_relation_held(relation: pg_sys::Oid, mode: i32) -> bool {
+    // SAFETY: a complete tag of a relation of this database; reads this backend's own locks.
+    unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.into(),
+            locktag_field2: relation.into(),
+            locktag_field3: 0,
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return pg_sys::LockHeldByMe(&raw const tag, mode);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return pg_sys::LockHeldByMe(&raw const tag, mode, false);
+    }
+}
+
 impl Key {
     fn tag(&self) -> pg_sys::LOCKTAG {
         pg_sys::LOCKTAG {

@@ -6,12 +6,14 @@
 
 mod entry;
 mod keys;
+mod providers;
 
 use super::listing;
 use super::price_list::PriceList;
 use crate::error::{Error, Result};
 pub use entry::Reasons;
 use entry::{Fields, WHOLE};
+pub use providers::provider_named;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
@@ -113,7 +115,7 @@ fn text(fields: &Fields<'_>, key: &str) -> Option<String> {
 /// Provider and model, in lower case.
 fn names(name: &str, told: Option<&str>) -> (Option<String>, String) {
     let name = name.trim().to_lowercase();
-    let told = told.map(provider).filter(|provider| !provider.is_empty());
+    let told = told.map(providers::provider_listed).filter(|provider| !provider.is_empty());
     let Some((first, rest)) = name.split_once('/') else { return (told, name) };
     let same = |provider: &str| provider.replace('-', "_") == first.replace('-', "_");
     match told {
@@ -122,21 +124,6 @@ fn names(name: &str, told: Option<&str>) -> (Option<String>, String) {
         Some(told) => (Some(told), name),
         None => (Some(first.to_owned()), rest.to_owned()),
     }
-}
-
-/// LiteLLM splits some providers by the kind of model: it calls them by one name.
-fn provider(told: &str) -> String {
-    let told = told.trim().to_lowercase();
-    let told = told.strip_prefix("text-completion-").unwrap_or(&told);
-    let told = told.strip_suffix("-embedding-models").unwrap_or(told);
-    match told {
-        "azure_text" => "azure",
-        "bedrock_converse" => "bedrock",
-        "cohere_chat" => "cohere",
-        told if told.starts_with("vertex_ai-") => "vertex_ai",
-        told => told,
-    }
-    .to_owned()
 }
 
 /// The entries, where each provider and model has one row: of a name with its provider before one

@@ -41,15 +41,6 @@ fn the_provider_in_front_is_a_column_and_what_follows_is_the_model() {
         );
         assert_eq!(rows(&json), [format!(r#"{provider}|{model} {{"input_mtok":1}}"#)], "{name}");
     }
-    for (told, expected) in [
-        ("bedrock_converse", "bedrock"),
-        ("text-completion-openai", "openai"),
-        ("cohere_chat", "cohere"),
-        ("fireworks_ai-embedding-models", "fireworks_ai"),
-        ("azure_ai", "azure_ai"),
-    ] {
-        assert_eq!(provider(told), expected);
-    }
 }
 
 #[test]
