@@ -3,10 +3,10 @@
 //! Nothing is guessed. What is left out without loss is not told either: a price of nothing for a unit
 //! that no class has, and a conditional price that is the same as without the condition.
 
+use super::complete::{self, is_free};
 use super::keys::{Meaning, meaning};
 use crate::pricing::class::Class;
 use crate::pricing::price_list::{PriceList, Tier, UnitPrice, decimal};
-use crate::pricing::relations;
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -39,8 +39,8 @@ pub fn prices(fields: &Fields<'_>) -> (Option<PriceList>, Reasons) {
     reading.flat_prices();
     reading.tiers();
     reading.ranges();
-    let list = reading.consistent();
-    let mut reasons = reading.reasons;
+    let Reading { prices, mut reasons, mut lost, .. } = reading;
+    let list = complete::consistent(&prices, &mut reasons, &mut lost);
     let whole = |reason: &str| (WHOLE.to_owned(), reason.to_owned());
     if list.is_empty() {
         if reasons.is_empty() {
@@ -49,7 +49,7 @@ pub fn prices(fields: &Fields<'_>) -> (Option<PriceList>, Reasons) {
         return (None, reasons);
     }
     // A row prices the whole call: what it does not price would be free.
-    if costs_too_little(&list, &reading.lost) {
+    if costs_too_little(&list, &lost) {
         reasons.extend([whole("calls would cost too little by what could be taken of it")]);
         return (None, reasons);
     }
@@ -79,10 +79,6 @@ fn costs_too_little(list: &PriceList, lost: &[String]) -> bool {
         "" => charged.is_empty(),
         side => !charged.contains(&side),
     })
-}
-
-fn is_free(price: &UnitPrice) -> bool {
-    price.base.is_zero() && price.tiers.iter().all(|tier| tier.price.is_zero())
 }
 
 /// A price that is told as text or not at all has no number.
@@ -255,77 +251,6 @@ impl Reading<'_> {
             }
         }
     }
-
-    /// The list without parts whose whole has no price, and with a price for what two priced classes have
-    /// in common, as a row of `ai_prices` must have it.
-    fn consistent(&mut self) -> PriceList {
-        let priced = std::mem::take(&mut self.prices);
-        let mut list = PriceList::default();
-        for class in relations::parts_first().iter().rev() {
-            let Some(price) = priced.get(class) else { continue };
-            match relations::wholes(*class).iter().find(|whole| list.get(*whole).is_none()) {
-                None => list.set(*class, price.clone()),
-                Some(whole) => {
-                    let key = class.definition().price_key;
-                    let reason = format!("needs a price \"{}\"", whole.definition().price_key);
-                    // Else it is charged as a whole that has a price.
-                    let is_uncharged =
-                        relations::wholes(*class).and(list.priced()).is_empty() && !is_free(price);
-                    match is_uncharged {
-                        true => self.lose(key, &reason),
-                        false => self.refuse(key, &reason),
-                    }
-                }
-            }
-        }
-        while let Some((common, left, right)) = unpriced_common(&list) {
-            if let Some(same) =
-                [left, right].into_iter().find(|class| costs_what_its_whole_does(&list, *class))
-            {
-                list.remove(same);
-                continue;
-            }
-            // Never too little: audio from a cache is charged as audio.
-            let Some(dearer) =
-                [left, right].into_iter().max_by_key(|class| dearness(&list, *class))
-            else {
-                break;
-            };
-            if let Some(price) = list.get(dearer).cloned() {
-                list.set(common, price);
-                let key = dearer.definition().price_key;
-                self.refuse(
-                    common.definition().price_key,
-                    &format!("has no price: charged as \"{key}\""),
-                );
-            }
-        }
-        list
-    }
-}
-
-fn dearness(list: &PriceList, class: Class) -> (Decimal, Decimal) {
-    let price = list.get(class);
-    price.map_or_else(Default::default, |price| (price.base, price.at(Decimal::MAX)))
-}
-
-/// A class that has no price, and two that do and have it in common.
-fn unpriced_common(list: &PriceList) -> Option<(Class, Class, Class)> {
-    Class::all().filter(|common| !list.priced().contains(*common)).find_map(|common| {
-        let pair = relations::overlapping(common)
-            .iter()
-            .find(|pair| list.priced().contains_all(**pair))?;
-        let mut classes = pair.iter();
-        Some((common, classes.next()?, classes.next()?))
-    })
-}
-
-/// Whether a list without it charges the same.
-fn costs_what_its_whole_does(list: &PriceList, class: Class) -> bool {
-    let wholes = relations::wholes(class).and(list.priced());
-    let whole = wholes.iter().max_by_key(|whole| whole.depth());
-    let has_parts = !relations::parts(class).and(list.priced()).is_empty();
-    !has_parts && whole.is_some_and(|whole| list.get(whole) == list.get(class))
 }
 
 fn ranges(json: &RawValue) -> Option<BTreeMap<Class, UnitPrice>> {

@@ -1,7 +1,7 @@
 //! What an entry's keys become: each price in its class, in that class's units, or told.
 
 use super::*;
-use crate::pricing::listing;
+use crate::pricing::{listing, relations};
 use proptest::prelude::*;
 
 fn read(json: &str) -> (Option<String>, Reasons) {

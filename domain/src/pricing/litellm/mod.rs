@@ -4,6 +4,7 @@
 //! provider in front of a name goes to its own column. A name without one is what a call means that
 //! names no provider: it is also a row with the provider `''`, beside that of the provider it stands for.
 
+mod complete;
 mod entry;
 mod keys;
 mod providers;
