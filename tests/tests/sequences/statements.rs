@@ -93,6 +93,29 @@ fn hold(random: &mut Random) -> String {
     )
 }
 
+/// Somewhere among the newest rows of the ledger, corrections among them.
+fn usage(random: &mut Random) -> String {
+    format!(
+        "(SELECT id FROM ai_limiter.ai_usage ORDER BY recorded_at DESC LIMIT 1 OFFSET {})",
+        random.below(9)
+    )
+}
+
+/// By hand: often all that a row comes to, or more.
+fn adjustment(random: &mut Random) -> String {
+    let usage = usage(random);
+    let delta = match random.below(4) {
+        0 => format!("0.{:06}", random.below(400_000)),
+        1 => format!(
+            "-(SELECT sum(cost_usd) FROM ai_limiter.ai_usage WHERE {usage} IN (id, correction_of))"
+        ),
+        _ => format!("-0.{:06}", random.below(300_000)),
+    };
+    format!(
+        "SELECT ai_limiter.adjust_ai_usage({usage}, {delta}, 'random') WHERE {usage} IS NOT NULL"
+    )
+}
+
 fn ago(random: &mut Random) -> String {
     match random.below(4) {
         0 => format!("clock_timestamp() - interval '{} seconds'", random.below(150)),
@@ -106,7 +129,7 @@ pub fn call(random: &mut Random) -> String {
     let of = dimensions(random);
     let (dimensions, size, hold) = (of.join(", "), size(random), hold(random));
     let requests = 1 + random.below(3);
-    match random.below(17) {
+    match random.below(21) {
         0..=4 => {
             let run_limit = match of[6] != "NULL" && random.one_in(4) {
                 true => ", run_limit_usd => 4",
@@ -151,6 +174,25 @@ pub fn call(random: &mut Random) -> String {
                 run_id, cost_usd) VALUES (%L, %L, ''r1'', 0.3)', \
                 to_char(timezone('UTC', now()), 'YYYY_MM'), {}, {}); END $$",
             of[0], of[1]
+        ),
+        16 | 17 => adjustment(random),
+        18 => format!(
+            "DO $$ BEGIN PERFORM ai_limiter.record_ai_usage({dimensions}{size});
+                BEGIN {}; PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END; {}; END $$",
+            adjustment(random).replacen("SELECT", "PERFORM", 1),
+            adjustment(random).replacen("SELECT", "PERFORM", 1)
+        ),
+        // Rows that an app has marked as priced, or that calls of a model without a cost are.
+        19 => format!(
+            "SELECT ai_limiter.record_ai_usage({}, {}, coalesce({}, 'o3'), requests => {requests}, input_tokens => 9, \
+                created_at => {}); \
+             SELECT ai_limiter.reprice_ai_usage(clock_timestamp() - interval '{}', clock_timestamp(), \
+                dry_run => false)",
+            of[0],
+            of[1],
+            of[2],
+            ago(random),
+            random.of(&["1 minute", "10 days", "100 days"])
         ),
         // Without BEGIN, one transaction all the same.
         14 => format!("{}; {}", call(random), call(random)),
