@@ -93,11 +93,13 @@ fn hold(random: &mut Random) -> String {
     )
 }
 
-/// Somewhere among the newest rows of the ledger, corrections among them.
+/// Somewhere among the newest rows of the ledger, seldom a correction.
 fn usage(random: &mut Random) -> String {
+    let which = if random.one_in(8) { "NOT NULL" } else { "NULL" };
     format!(
-        "(SELECT id FROM ai_limiter.ai_usage ORDER BY recorded_at DESC LIMIT 1 OFFSET {})",
-        random.below(9)
+        "(SELECT id FROM ai_limiter.ai_usage WHERE correction_of IS {which} \
+            ORDER BY recorded_at DESC LIMIT 1 OFFSET {})",
+        random.below(6)
     )
 }
 
@@ -109,7 +111,7 @@ fn adjustment(random: &mut Random) -> String {
         1 => format!(
             "-(SELECT sum(cost_usd) FROM ai_limiter.ai_usage WHERE {usage} IN (id, correction_of))"
         ),
-        _ => format!("-0.{:06}", random.below(300_000)),
+        _ => format!("-0.{:06}", random.below(200_000)),
     };
     format!(
         "SELECT ai_limiter.adjust_ai_usage({usage}, {delta}, 'random') WHERE {usage} IS NOT NULL"
@@ -129,7 +131,7 @@ pub fn call(random: &mut Random) -> String {
     let of = dimensions(random);
     let (dimensions, size, hold) = (of.join(", "), size(random), hold(random));
     let requests = 1 + random.below(3);
-    match random.below(21) {
+    match random.below(24) {
         0..=4 => {
             let run_limit = match of[6] != "NULL" && random.one_in(4) {
                 true => ", run_limit_usd => 4",
@@ -175,15 +177,15 @@ pub fn call(random: &mut Random) -> String {
                 to_char(timezone('UTC', now()), 'YYYY_MM'), {}, {}); END $$",
             of[0], of[1]
         ),
-        16 | 17 => adjustment(random),
-        18 => format!(
+        16..=19 => adjustment(random),
+        20 => format!(
             "DO $$ BEGIN PERFORM ai_limiter.record_ai_usage({dimensions}{size});
                 BEGIN {}; PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END; {}; END $$",
             adjustment(random).replacen("SELECT", "PERFORM", 1),
             adjustment(random).replacen("SELECT", "PERFORM", 1)
         ),
         // Rows that an app has marked as priced, or that calls of a model without a cost are.
-        19 => format!(
+        21 | 22 => format!(
             "SELECT ai_limiter.record_ai_usage({}, {}, coalesce({}, 'o3'), requests => {requests}, input_tokens => 9, \
                 created_at => {}); \
              SELECT ai_limiter.reprice_ai_usage(clock_timestamp() - interval '{}', clock_timestamp(), \
