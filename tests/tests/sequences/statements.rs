@@ -184,7 +184,7 @@ pub fn call(random: &mut Random) -> String {
             adjustment(random).replacen("SELECT", "PERFORM", 1),
             adjustment(random).replacen("SELECT", "PERFORM", 1)
         ),
-        // Rows that an app has marked as priced, or that calls of a model without a cost are.
+        // A call that is priced, so that there is something to price again.
         21 | 22 => format!(
             "SELECT ai_limiter.record_ai_usage({}, {}, coalesce({}, 'o3'), requests => {requests}, input_tokens => 9, \
                 created_at => {}); \
