@@ -65,7 +65,7 @@ fn filled_database() -> Database {
         SELECT ai_limiter.reserve_ai_usage(:u3, :t2, cost_usd => 0);
         SELECT ai_limiter.adjust_ai_usage(id, -0.0001, 'a credit') FROM ai_limiter.ai_usage
             WHERE cost_usd > 0.001;
-        UPDATE ai_limiter.ai_prices SET output_usd_per_million_tokens = 9 WHERE model = 'gpt-4o';
+        UPDATE ai_limiter.ai_prices SET output_usd_per_million_tokens = 7 WHERE model = 'gpt-4o';
         SELECT ai_limiter.reprice_ai_usage('2020-01-01', now(), dry_run => false)";
     run(&mut owner, &numbered(configured));
     run(&mut owner, &numbered(called));
