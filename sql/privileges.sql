@@ -44,7 +44,7 @@ DECLARE
         'explain_ai_limit, get_user_daily_ai_usage, get_ai_cost_alerts, get_global_ai_cost, '
         'get_ai_cost, estimate_ai_cost, ai_catalog_prices, ai_counters, canonical_model_name, ai_window';
     acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
-        'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
+        'release_ai_usage, record_ai_usage, adjust_ai_usage, reprice_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '
         'checked_limit, load_ai_price_catalog, checked_price_catalog, checked_price, '
         'overlapping_price, require_tier';

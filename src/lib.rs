@@ -51,7 +51,12 @@ extension_sql_file!(
     name = "operating_functions",
     requires = ["reporting_functions"]
 );
-extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["operating_functions"]);
+extension_sql_file!(
+    "../sql/correction_functions.sql",
+    name = "correction_functions",
+    requires = ["operating_functions"]
+);
+extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["correction_functions"]);
 extension_sql_file!("../sql/rule_triggers.sql", name = "rule_triggers", requires = ["shipped"]);
 extension_sql_file!(
     "../sql/config_triggers.sql",

@@ -4,6 +4,7 @@
 //! Nothing here decides: `admission` does, with what `counters` says.
 
 pub mod config;
+pub mod corrections;
 pub mod costs;
 pub mod denials;
 pub mod holds;
