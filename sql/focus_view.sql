@@ -45,7 +45,7 @@ priced AS (
         CASE WHEN i.correction_of IS NULL AND i.price_source IN ('ai_prices', 'catalog')
             THEN 'Standard' ELSE 'Other' END AS pricing_category,
         CASE WHEN i.correction_of IS NULL THEN i.model_name || ': ' || replace(i.class, '_', ' ')
-            ELSE 'Correction of ' || i.model_name || ': ' || i.correction_reason END AS description,
+            ELSE 'Correction of ' || i.model_name || ': ' || i.correction_reason END || p.note AS description,
         -- Keys of one's own begin with x_, and the specification knows none of these.
         (SELECT jsonb_object_agg('x_' || replace(initcap(replace(d.key, '_', ' ')), ' ', ''), d.value)
          FROM jsonb_each_text(i.price_context) d) AS price_details
@@ -53,14 +53,16 @@ priced AS (
         SELECT CASE i.per WHEN 1 THEN i.consumed_unit ELSE i.per || ' ' || i.consumed_unit END AS pricing_unit,
             i.unit_price_usd * i.per AS price, i.list_unit_price_usd * i.per AS list_price,
             i.quantity * i.share AS pricing_quantity, i.quantity AS consumed,
-            i.cost_usd AS billed, i.list_cost_usd AS listed, i.charge_usd AS charged
+            i.cost_usd AS billed, i.list_cost_usd AS listed, i.charge_usd AS charged,
+            '' AS note
         WHERE i.is_priced
         UNION ALL
         SELECT 'USD', 1, 1, i.cost_usd, CASE WHEN i.correction_of IS NULL THEN i.quantity ELSE 0 END,
-            i.cost_usd, i.cost_usd, i.charge_usd
+            i.cost_usd, i.cost_usd, i.charge_usd, ''
         WHERE NOT i.is_priced
         UNION ALL
-        SELECT 'USD', 0, 1, i.list_cost_usd - i.cost_usd, 0, 0, i.list_cost_usd - i.cost_usd, 0
+        SELECT 'USD', 0, 1, i.list_cost_usd - i.cost_usd, 0, 0, i.list_cost_usd - i.cost_usd, 0,
+            ' (more or less at list)'
         WHERE NOT i.is_priced AND i.list_cost_usd <> i.cost_usd) p
 )
 SELECT current_database()::text AS "BillingAccountId",

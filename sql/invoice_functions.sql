@@ -140,6 +140,7 @@ DECLARE
     part record;
     first_day date; last_day date;
     providers text[];
+    is_invoiced boolean;
 BEGIN
     IF book AND current_setting('transaction_isolation') <> 'read committed' THEN
         -- What another session has booked meanwhile would not be seen, and be booked again.
@@ -152,7 +153,7 @@ BEGIN
     SELECT min(l.day), max(l.day), array_agg(DISTINCT l.provider) FILTER (WHERE l.provider IS NOT NULL)
     INTO first_day, last_day, providers FROM ai_limiter.ai_invoice_lines(invoice) l;
 
-    FOR day, provider, model, invoiced_usd, recorded_usd IN
+    FOR day, provider, model, invoiced_usd, recorded_usd, is_invoiced IN
         WITH invoiced AS (
             SELECT l.day, l.provider, l.model, round(sum(l.cost_usd), 12) AS usd
             FROM ai_limiter.ai_invoice_lines(invoice) l GROUP BY 1, 2, 3
@@ -161,15 +162,16 @@ BEGIN
             FROM ai_limiter.ai_invoice_rows(first_day, last_day, providers) r GROUP BY 1, 2, 3
         )
         SELECT coalesce(i.day, r.day), coalesce(i.provider, r.provider), coalesce(i.model, r.model),
-            coalesce(i.usd, 0), coalesce(r.usd, 0)
+            coalesce(i.usd, 0), coalesce(r.usd, 0), i.usd IS NOT NULL
         FROM invoiced i FULL JOIN recorded r
             ON (i.day, coalesce(i.provider, ''), coalesce(i.model, '')) = (r.day, coalesce(r.provider, ''), coalesce(r.model, ''))
         ORDER BY 1, 2 NULLS FIRST, 3 NULLS FIRST
     LOOP
         difference_usd := trim_scale(invoiced_usd - recorded_usd);
-        capture_rate := CASE WHEN invoiced_usd <> 0 THEN round(recorded_usd / invoiced_usd, 4) END;
+        capture_rate := CASE WHEN invoiced_usd > 0 THEN round(recorded_usd / invoiced_usd, 4) END;
         adjusted_usd := CASE WHEN book THEN 0 END;
-        IF book AND difference_usd <> 0 THEN
+        -- What the invoice does not name may be on another: it is shown, and left alone.
+        IF book AND is_invoiced AND difference_usd <> 0 THEN
             FOR part IN
                 SELECT p.usage_id, p.delta_usd
                 FROM ai_limiter.ai_invoice_parts(day, provider, model, providers, difference_usd) p
@@ -186,7 +188,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION ai_limiter.reconcile_ai_invoice(jsonb, boolean) IS
-    'A provider''s costs by day and model against the ledger''s, with the difference and the capture rate. With book, the difference is booked as corrections, in proportion to what each account used. Raises 22023 for a malformed line and says which. For servers.';
+    'A provider''s costs by day and model against the ledger''s, with the difference and the capture rate (recorded by invoiced). With book, the difference of what the invoice names is booked as corrections, in proportion to what each account used. Raises 22023 for a malformed line and says which. For servers.';
 
 CREATE FUNCTION ai_limiter.reconcile_ai_invoice(invoice_table regclass, mapping jsonb DEFAULT '{}', book boolean DEFAULT false)
 RETURNS TABLE (day date, provider text, model text, invoiced_usd numeric, recorded_usd numeric,
