@@ -55,7 +55,13 @@ fn varied_ledger() -> (Database, Client) {
             ('groq', 'm', 0, 0, 'estimate', NULL, '2025-01-09 12:00+00'),
             -- An item whose cost is not its quantity times its price, and one without a price.
             ('groq', 'm', 0.5, 0.5, 'catalog', '[{"class": "input_tokens", "quantity": 10, "unit_price_usd": 0.01, "price_source": "catalog", "cost_usd": 0.3},
-                {"class": "novelties", "quantity": 2, "price_source": "catalog", "cost_usd": 0.2}]', '2025-01-09 13:00+00')"#,
+                {"class": "novelties", "quantity": 2, "price_source": "catalog", "cost_usd": 0.2}]', '2025-01-09 13:00+00'),
+            ('groq', 'm', 0.25, 0.3, 'ai_prices', '[{"class": "input_tokens", "quantity": 10, "unit_price_usd": 0.01, "list_unit_price_usd": 0.03,
+                "price_source": "ai_prices", "cost_usd": 0.25, "list_cost_usd": 0.3}]', '2025-01-09 14:00+00');
+        -- Free for us, and not for the tenant.
+        INSERT INTO ai_limiter.ai_usage (model, cost_usd, charge_usd, price_source, line_items, created_at)
+        VALUES ('m', 0, 1, 'ai_prices', '[{"class": "input_tokens", "quantity": 10, "unit_price_usd": 0, "price_source": "ai_prices", "cost_usd": 0},
+            {"class": "requests", "quantity": 1, "unit_price_usd": 0, "price_source": "ai_prices", "cost_usd": 0}]', '2025-01-09 15:00+00')"#,
     );
     client.run(
         "SELECT ai_limiter.adjust_ai_usage(id, round(cost_usd / -3, 12), 'invoice') FROM ai_limiter.ai_usage
