@@ -7,9 +7,9 @@
 -- made of it (less than 1e-10 USD an item) is in columns of its own.
 --
 -- Money that is no quantity at a price is priced by the dollar: so many USD at 1 USD each. That is a cost
--- that was told, a correction, and an item whose cost is not its quantity times its price. Where such
--- money would have cost something else at list, the difference is a row of its own: so many USD, at 1 by
--- list and at 0 as contracted.
+-- that was told or estimated, a correction, and an item whose cost is not its quantity times its price.
+-- What would have cost something else at list, and not by a price for the same quantity, has the
+-- difference in a row of its own: so many USD, at 1 by list and at 0 as contracted.
 
 CREATE VIEW ai_limiter.ai_cost_focus WITH (security_invoker = true) AS
 WITH items AS (
@@ -18,10 +18,10 @@ WITH items AS (
         date_trunc('day', l.created_at, 'UTC') AS day, date_trunc('month', l.created_at, 'UTC') AS month,
         coalesce(l.provider, 'unknown') AS provider_name,
         coalesce(l.model, lower(l.response_model), 'unknown') AS model_name,
-        coalesce(l.correction_of IS NULL AND l.class <> 'reported_cost'
-            AND l.unit_price_usd >= 0 AND l.list_unit_price_usd >= 0
-            AND abs(l.quantity * l.unit_price_usd - l.cost_usd) < 1e-10
-            AND abs(l.quantity * l.list_unit_price_usd - l.list_cost_usd) < 1e-10, false) AS is_priced
+        coalesce(l.correction_of IS NULL AND l.class NOT IN ('reported_cost', 'estimated_cost')
+            AND l.unit_price_usd >= 0 AND abs(l.quantity * l.unit_price_usd - l.cost_usd) < 1e-10, false) AS is_priced,
+        coalesce(l.list_unit_price_usd >= 0
+            AND abs(l.quantity * l.list_unit_price_usd - l.list_cost_usd) < 1e-10, false) AS is_listed
     FROM ai_limiter.ai_usage_line_items l
     -- As price lists have them. An hour is no decimal number of seconds, so time is by the second.
     LEFT JOIN (VALUES ('tokens', 'Tokens', 1000000, 0.000001),
@@ -42,7 +42,7 @@ priced AS (
         -- As for a month that was invoiced, once it has ended; within the month it is one more charge.
         CASE WHEN i.correction_of IS NOT NULL AND date_trunc('month', i.recorded_at, 'UTC') > i.month
             THEN 'Correction' END AS charge_class,
-        CASE WHEN i.correction_of IS NULL AND i.price_source IN ('ai_prices', 'catalog')
+        CASE WHEN i.correction_of IS NULL AND i.price_source ~ '^(ai_prices|catalog)'
             THEN 'Standard' ELSE 'Other' END AS pricing_category,
         CASE WHEN i.correction_of IS NULL THEN i.model_name || ': ' || replace(i.class, '_', ' ')
             ELSE 'Correction of ' || i.model_name || ': ' || i.correction_reason END || p.note AS description,
@@ -51,9 +51,10 @@ priced AS (
          FROM jsonb_each_text(i.price_context) d) AS price_details
     FROM items i, LATERAL (
         SELECT CASE i.per WHEN 1 THEN i.consumed_unit ELSE i.per || ' ' || i.consumed_unit END AS pricing_unit,
-            i.unit_price_usd * i.per AS price, i.list_unit_price_usd * i.per AS list_price,
-            i.quantity * i.share AS pricing_quantity, i.quantity AS consumed,
-            i.cost_usd AS billed, i.list_cost_usd AS listed, i.charge_usd AS charged,
+            i.unit_price_usd * i.per AS price,
+            CASE WHEN i.is_listed THEN i.list_unit_price_usd ELSE i.unit_price_usd END * i.per AS list_price,
+            i.quantity * i.share AS pricing_quantity, i.quantity AS consumed, i.cost_usd AS billed,
+            CASE WHEN i.is_listed THEN i.list_cost_usd ELSE i.cost_usd END AS listed, i.charge_usd AS charged,
             '' AS note
         WHERE i.is_priced
         UNION ALL
@@ -63,7 +64,7 @@ priced AS (
         UNION ALL
         SELECT 'USD', 0, 1, i.list_cost_usd - i.cost_usd, 0, 0, i.list_cost_usd - i.cost_usd, 0,
             ' (more or less at list)'
-        WHERE NOT i.is_priced AND i.list_cost_usd <> i.cost_usd) p
+        WHERE NOT (i.is_priced AND i.is_listed) AND i.list_cost_usd <> i.cost_usd) p
 )
 SELECT current_database()::text AS "BillingAccountId",
     current_database()::text AS "BillingAccountName",
@@ -164,7 +165,7 @@ COMMENT ON COLUMN ai_limiter.ai_cost_focus."PricingCurrencyContractedUnitPrice" 
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."PricingCurrencyEffectiveCost" IS 'EffectiveCost.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."Tags" IS 'The attributes of the calls.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."x_Feature" IS 'The feature of the app; null where a call named none.';
-COMMENT ON COLUMN ai_limiter.ai_cost_focus."x_PriceSource" IS 'Where the price came from: ai_prices, catalog, caller, estimate, adjustment or reprice.';
+COMMENT ON COLUMN ai_limiter.ai_cost_focus."x_PriceSource" IS 'Where the price came from: ai_prices and the row''s id, catalog, caller, estimate, adjustment or reprice.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."x_CorrectionReason" IS 'Why it was corrected; null of what is no correction.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."x_TenantChargeUsd" IS 'What the tenant is charged, with the markup. The sum of all rows is the sum of charge_usd in ai_usage.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."x_BilledRoundingUsd" IS 'BilledCost less ContractedCost: what rounding each item to 12 decimals came to.';

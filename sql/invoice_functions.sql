@@ -81,8 +81,8 @@ COMMENT ON FUNCTION ai_limiter.ai_invoice_lines(jsonb) IS
 CREATE FUNCTION ai_limiter.ai_invoice_rows(first_day date, last_day date, providers text[])
 RETURNS TABLE (usage_id uuid, tenant_id uuid, user_id uuid, day date, provider text, model text, cost_usd numeric)
 LANGUAGE sql STABLE ROWS 10000 SET search_path = pg_catalog, pg_temp
--- Providers bill the model that answered. A call that named no provider is of the invoice's only one.
-BEGIN ATOMIC
+AS $$
+    -- Providers bill the model that answered. A call that named no provider is of the invoice's only one.
     SELECT coalesce(u.correction_of, u.id), u.tenant_id, u.user_id, (u.created_at AT TIME ZONE 'UTC')::date,
         CASE WHEN providers IS NOT NULL THEN coalesce(u.provider, sole.provider) END,
         coalesce(ai_limiter.canonical_model_name(nullif(btrim(u.response_model), '')), u.model), u.cost_usd
@@ -90,18 +90,18 @@ BEGIN ATOMIC
         LATERAL (SELECT CASE WHEN cardinality(providers) = 1 THEN providers[1] END AS provider) sole
     WHERE u.created_at >= first_day::timestamp AT TIME ZONE 'UTC'
         AND u.created_at < (last_day + 1)::timestamp AT TIME ZONE 'UTC'
-        AND (providers IS NULL OR coalesce(u.provider, sole.provider) = ANY (providers));
-END;
+        AND (providers IS NULL OR coalesce(u.provider, sole.provider) = ANY (providers))
+$$;
 COMMENT ON FUNCTION ai_limiter.ai_invoice_rows(date, date, text[]) IS
     'Private: what the ledger has of some days in UTC and, unless null, of some providers; a correction under the id of what it corrects.';
 
 CREATE FUNCTION ai_limiter.ai_invoice_parts(day date, provider text, model text, providers text[], difference_usd numeric)
 RETURNS TABLE (usage_id uuid, delta_usd numeric)
 LANGUAGE sql STABLE ROWS 100 SET search_path = pg_catalog, pg_temp
--- In proportion to what each account has used, so that no tenant pays for another; within an account on
--- its largest rows, as few as can take it, since none may fall below zero. Each account's part is what
--- the parts up to it come to less those before it, so they add up whatever the rounding.
-BEGIN ATOMIC
+AS $$
+    -- In proportion to what each account has used, so that no tenant pays for another; within an account on
+    -- its largest rows, as few as can take it, since none may fall below zero. Each account's part is what
+    -- the parts up to it come to less those before it, so they add up whatever the rounding.
     WITH booked AS (
         SELECT r.usage_id, r.tenant_id, r.user_id, sum(r.cost_usd) AS usd
         FROM ai_limiter.ai_invoice_rows(day, day, providers) r
@@ -125,8 +125,8 @@ BEGIN ATOMIC
         FROM booked b JOIN dues d ON d.tenant_id = b.tenant_id AND d.user_id IS NOT DISTINCT FROM b.user_id
         WINDOW upto AS (PARTITION BY b.tenant_id, b.user_id ORDER BY b.usd DESC, b.usage_id)
     )
-    SELECT p.usage_id, p.usd FROM parts p WHERE p.usd <> 0 ORDER BY abs(p.usd) DESC, p.usage_id;
-END;
+    SELECT p.usage_id, p.usd FROM parts p WHERE p.usd <> 0 ORDER BY abs(p.usd) DESC, p.usage_id
+$$;
 COMMENT ON FUNCTION ai_limiter.ai_invoice_parts(date, text, text, text[], numeric) IS
     'Private: which corrections make up a difference between an invoice and the ledger.';
 

@@ -38,7 +38,7 @@ fn varied_ledger() -> (Database, Client) {
             CASE n % 6 WHEN 0 THEN '{"service_tier": "batch", "processing": "eu"}'::jsonb END,
             '2025-01-03 22:00+00'::timestamptz + n * interval '3 hours 7 minutes'
         FROM generate_series(1, 400) n,
-            LATERAL (SELECT (ARRAY['catalog', 'ai_prices'])[n % 2 + 1] AS source,
+            LATERAL (SELECT (ARRAY['catalog', 'ai_prices 7'])[n % 2 + 1] AS source,
                 (ARRAY[1, 0.3333333, 1.5])[n % 3 + 1] AS factor) i,
             LATERAL (SELECT jsonb_agg(jsonb_build_object('class', class, 'quantity', quantity,
                     'unit_price_usd', list * factor, 'price_source', source, 'cost_usd', round(quantity * list * factor, 12))
@@ -58,6 +58,11 @@ fn varied_ledger() -> (Database, Client) {
                 {"class": "novelties", "quantity": 2, "price_source": "catalog", "cost_usd": 0.2}]', '2025-01-09 13:00+00'),
             ('groq', 'm', 0.25, 0.3, 'ai_prices', '[{"class": "input_tokens", "quantity": 10, "unit_price_usd": 0.01, "list_unit_price_usd": 0.03,
                 "price_source": "ai_prices", "cost_usd": 0.25, "list_cost_usd": 0.3}]', '2025-01-09 14:00+00');
+        -- The list has a class that the own price has not.
+        INSERT INTO ai_limiter.ai_usage (provider, model, cost_usd, list_cost_usd, price_source, line_items, created_at)
+        VALUES ('groq', 'l', 0.005, 0.008, 'ai_prices', '[{"class": "input_tokens", "quantity": 1000, "unit_price_usd": 0.000004, "list_unit_price_usd": 0.00001,
+                "price_source": "ai_prices", "cost_usd": 0.004, "list_cost_usd": 0.006}, {"class": "output_tokens", "quantity": 100,
+                "unit_price_usd": 0.00001, "price_source": "ai_prices", "cost_usd": 0.001}]', '2025-01-09 14:00+00');
         -- Free for us, and not for the tenant.
         INSERT INTO ai_limiter.ai_usage (model, cost_usd, charge_usd, price_source, line_items, created_at)
         VALUES ('m', 0, 1, 'ai_prices', '[{"class": "input_tokens", "quantity": 10, "unit_price_usd": 0, "price_source": "ai_prices", "cost_usd": 0},
@@ -143,11 +148,26 @@ fn an_own_price_is_contracted_beside_the_list_price() {
     let (_database, mut client) = varied_ledger();
     let prices = format!(
         "SELECT string_agg(DISTINCT concat_ws(' ', \"ListUnitPrice\", \"ContractedUnitPrice\", \"PricingUnit\", \"PricingCategory\"), '; ')
-         FROM {VIEW} WHERE \"SkuMeter\" = 'output_reasoning_tokens' AND \"x_PriceSource\" = 'ai_prices'"
+         FROM {VIEW} WHERE \"SkuMeter\" = 'output_reasoning_tokens' AND \"x_PriceSource\" = 'ai_prices 7'"
     );
     assert_eq!(
         client.value(&prices),
         "10 10 1000000 Tokens Standard; 10 15 1000000 Tokens Standard; 10 3.333333 1000000 Tokens Standard"
+    );
+}
+
+#[test]
+fn a_list_of_other_classes_leaves_quantities_and_contracted_prices_as_they_are() {
+    let (_database, mut client) = varied_ledger();
+    let rows = format!(
+        "SELECT string_agg(concat_ws(' ', \"SkuMeter\", \"PricingQuantity\", \"PricingUnit\", \"ContractedUnitPrice\", \"ListUnitPrice\"), '; '
+            ORDER BY \"SkuMeter\", \"ContractedUnitPrice\" DESC)
+         FROM {VIEW} WHERE \"ServiceName\" = 'l'"
+    );
+    assert_eq!(
+        client.value(&rows),
+        "input_tokens 0.001 1000000 Tokens 4 4; input_tokens 0.002 USD 0 1; \
+         output_tokens 0.0001 1000000 Tokens 10 10; output_tokens 0.001 USD 0 1"
     );
 }
 

@@ -11,7 +11,7 @@ CALL spend(cost_usd => 0, created_at => '2025-05-01 00:00+00');
 INSERT INTO ai_usage (tenant_id, model, attributes, feature, cost_usd, list_cost_usd, charge_usd, price_source, created_at, line_items)
 SELECT :'acme', 'openai/gpt-4o', '{"team": "search"}', 'chat', tokens * 0.00000125, tokens * 0.0000025, tokens * 0.000002,
     'ai_prices', created_at, jsonb_build_array(jsonb_build_object('class', 'input_tokens', 'quantity', tokens,
-        'unit_price_usd', 0.00000125, 'list_unit_price_usd', 0.0000025, 'price_source', 'ai_prices',
+        'unit_price_usd', 0.00000125, 'list_unit_price_usd', 0.0000025, 'price_source', 'ai_prices 1',
         'cost_usd', tokens * 0.00000125, 'list_cost_usd', tokens * 0.0000025))
 FROM (VALUES (1000, '2025-05-02 23:00+00'::timestamptz), (500, '2025-05-02 23:59:59.999999+00'), (2, '2025-05-03 00:00+00')) v (tokens, created_at);
 
@@ -41,10 +41,15 @@ SELECT quantity, pricing_unit, list_price, list_cost, price, cost, billed FROM p
 
 -- Prices with more digits than the ledger has: the products are exact, and what rounding came to is told.
 INSERT INTO ai_usage (model, cost_usd, list_cost_usd, created_at, price_source, line_items)
-SELECT 'm', 0.000000666667, 0.000001, '2025-05-06 10:00+00', 'ai_prices', '[{"class": "output_tokens", "quantity": 2, "unit_price_usd": 0.0000003333333, "list_unit_price_usd": 0.0000005, "price_source": "ai_prices", "cost_usd": 0.000000666667, "list_cost_usd": 0.000001}]'
+SELECT 'm', 0.000000666667, 0.000001, '2025-05-06 10:00+00', 'ai_prices', '[{"class": "output_tokens", "quantity": 2, "unit_price_usd": 0.0000003333333, "list_unit_price_usd": 0.0000005, "price_source": "ai_prices 1", "cost_usd": 0.000000666667, "list_cost_usd": 0.000001}]'
 FROM generate_series(1, 3);
 SELECT "PricingQuantity", "ContractedUnitPrice", "ContractedCost", "PricingQuantity" * "ContractedUnitPrice" = "ContractedCost" AS exact, "BilledCost", "x_BilledRoundingUsd", "x_ListRoundingUsd"
 FROM ai_cost_focus WHERE "ChargePeriodStart" = '2025-05-06';
+
+-- A list that prices by other classes: what is paid keeps its quantity and price, and the list's total is kept.
+INSERT INTO ai_usage (model, cost_usd, list_cost_usd, created_at, price_source, line_items)
+VALUES ('m', 0.004, 0.008, '2025-05-06 20:00+00', 'ai_prices', '[{"class": "input_tokens", "quantity": 1000, "unit_price_usd": 0.000004, "price_source": "ai_prices 1", "cost_usd": 0.004, "list_unit_price_usd": 0.00001, "list_cost_usd": 0.006}]');
+SELECT meter, consumed, unit, quantity, pricing_unit, list_price, list_cost, price, cost, billed FROM public.focus WHERE day = '2025-05-06' AND meter = 'input_tokens' ORDER BY billed;
 
 -- A price that hung on more than model and time says on what.
 INSERT INTO ai_usage (model, cost_usd, created_at, price_source, price_context, line_items)
