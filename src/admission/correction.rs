@@ -35,7 +35,10 @@ pub fn adjust_usage(usage_id: Uuid, delta: Amount, reason: String) -> Result<Uui
     if left < Amount::ZERO {
         return Err(Error::out_of_range("cost_usd_delta takes more than the row comes to")
             .detail(format!("With its corrections it comes to {} USD.", stands.cost_usd))
-            .hint(format!("Adjust by -{} at most.", stands.cost_usd)));
+            .hint(match stands.cost_usd {
+                Amount::ZERO => "Nothing is left of it to take away.".to_owned(),
+                left => format!("Adjust by -{left} at most."),
+            }));
     }
     if left >= Amount::CHARGE_LIMIT {
         return Err(Error::out_of_range("cost_usd_delta is out of range")
