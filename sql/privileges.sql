@@ -47,12 +47,12 @@ DECLARE
         'release_ai_usage, record_ai_usage, adjust_ai_usage, reprice_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '
         'checked_limit, load_ai_price_catalog, checked_price_catalog, checked_price, '
-        'overlapping_price, require_tier';
+        'overlapping_price, require_tier, ai_invoice_lines, ai_invoice_rows, ai_invoice_parts';
     reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
         'ai_limiter.ai_limits, ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts, '
         'ai_limiter.ai_cost_by_day, ai_limiter.ai_cost_by_model, ai_limiter.ai_cost_by_tenant, '
         'ai_limiter.ai_cost_by_user, ai_limiter.ai_cost_by_feature, ai_limiter.ai_limit_status, '
-        'ai_limiter.ai_usage_line_items, ai_limiter.ai_model_prices';
+        'ai_limiter.ai_usage_line_items, ai_limiter.ai_model_prices, ai_limiter.ai_cost_focus';
 BEGIN
     IF pg_catalog.to_regrole('anon') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA ai_limiter TO anon;
@@ -72,6 +72,9 @@ BEGIN
         GRANT USAGE ON SCHEMA ai_limiter TO service_role;
         EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION ai_limiter.%s TO service_role',
             pg_catalog.replace(asking || ', ' || acting, ', ', ', ai_limiter.'));
+        -- Two of one name.
+        GRANT EXECUTE ON FUNCTION ai_limiter.reconcile_ai_invoice(jsonb, boolean),
+            ai_limiter.reconcile_ai_invoice(regclass, jsonb, boolean) TO service_role;
         EXECUTE pg_catalog.format('GRANT SELECT ON %s TO service_role', reading);
         GRANT SELECT ON ai_limiter.ai_prices, ai_limiter.ai_price_catalogs, ai_limiter.ai_suspensions, ai_limiter.ai_run_limits,
             ai_limiter.ai_config_changes, ai_limiter.ai_idempotency, ai_limiter.ai_rollup_state,

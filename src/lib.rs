@@ -74,7 +74,13 @@ extension_sql_file!(
     requires = ["ledger_triggers"]
 );
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["price_functions"]);
-extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["views"]);
+extension_sql_file!("../sql/focus_view.sql", name = "focus_view", requires = ["views"]);
+extension_sql_file!(
+    "../sql/invoice_functions.sql",
+    name = "invoice_functions",
+    requires = ["focus_view"]
+);
+extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["invoice_functions"]);
 extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 

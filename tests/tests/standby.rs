@@ -26,7 +26,7 @@ fn fill(owner: &mut Client) {
 }
 
 /// What only reads; `A` is the account. The wait until a retry is of the moment.
-const READING: [&str; 20] = [
+const READING: [&str; 22] = [
     "SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit(A, cost_usd => 0.2) v",
     "SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit(A, cost_usd => 0.3) v",
     "SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit(A, 'gpt-4o') v",
@@ -47,6 +47,8 @@ const READING: [&str; 20] = [
     "SELECT * FROM ai_limiter.ai_cost_by_tenant",
     "SELECT * FROM ai_limiter.ai_cost_by_model",
     "SELECT * FROM ai_limiter.ai_cost_by_feature",
+    "SELECT * FROM ai_limiter.ai_cost_focus",
+    "SELECT * FROM ai_limiter.reconcile_ai_invoice(invoice => '[]')",
 ];
 
 const WRITING: [&str; 11] = [
