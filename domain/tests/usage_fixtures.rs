@@ -14,10 +14,8 @@ fn every_response_body_gives_the_line_items_worked_out_by_hand() {
         assert!(fixture.source.is_some(), "{} names no documentation", fixture.name);
         match fixture.read(&fixture.body) {
             Ok(told) if told == fixture.expected => {}
-            told => wrong.push(format!(
-                "{}\n  is  {told:?}\n  not {:?}",
-                fixture.name, fixture.expected
-            )),
+            told => wrong
+                .push(format!("{}\n  is  {told:?}\n  not {:?}", fixture.name, fixture.expected)),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -34,7 +32,8 @@ fn a_usage_object_alone_gives_what_its_body_does() {
         else {
             continue;
         };
-        let told = fixture.read(usage).unwrap_or_else(|error| panic!("{}: {error:?}", fixture.name));
+        let told =
+            fixture.read(usage).unwrap_or_else(|error| panic!("{}: {error:?}", fixture.name));
         assert_eq!(told.quantities, fixture.expected.quantities, "{}", fixture.name);
         alone += 1;
     }
@@ -45,9 +44,25 @@ fn a_usage_object_alone_gives_what_its_body_does() {
 fn the_fixtures_cover_the_providers_that_are_named() {
     let names: Vec<String> = fixtures().into_iter().map(|fixture| fixture.name).collect();
     for provider in [
-        "openai_chat", "openai_responses", "openai_embeddings", "openai_image", "openai_transcription",
-        "openai_speech", "anthropic", "gemini", "vertex", "bedrock_converse", "bedrock_invoke",
-        "mistral", "groq", "cohere", "deepseek", "xai", "openrouter", "azure", "opentelemetry",
+        "openai_chat",
+        "openai_responses",
+        "openai_embeddings",
+        "openai_image",
+        "openai_transcription",
+        "openai_speech",
+        "anthropic",
+        "gemini",
+        "vertex",
+        "bedrock_converse",
+        "bedrock_invoke",
+        "mistral",
+        "groq",
+        "cohere",
+        "deepseek",
+        "xai",
+        "openrouter",
+        "azure",
+        "opentelemetry",
     ] {
         assert!(names.iter().any(|name| name.starts_with(provider)), "{provider}");
     }

@@ -72,7 +72,9 @@ const RESPONSES: &[Extra] = &[
     ("output_reasoning_tokens", &[&["output_tokens_details", "reasoning_tokens"]], None),
 ];
 
+/// Who found the cached has added them to the input, and who has not, has not.
 const ANTHROPIC: &[Extra] = &[
+    ("cache_read_tokens", &[&["cache_read_input_tokens"]], Some(Class::INPUT_TOKENS)),
     ("output_reasoning_tokens", &[&["output_tokens_details", "thinking_tokens"]], None),
     ("cache_write_tokens", &[&["cache_creation_input_tokens"]], Some(Class::INPUT_TOKENS)),
     ("cache_write_5m_tokens", &[&["cache_creation", "ephemeral_5m_input_tokens"]], None),
@@ -152,7 +154,8 @@ pub fn add(usage: &Usage, body: &Body, hint: Hint, found: &mut Found) -> Result<
     }
     add_lifetimes(usage, found);
     add_cohere_cache(usage, found)?;
-    if usage.shape == Shape::Duration && usage.at(&["type"]).is_some_and(|kind| kind == "duration") {
+    if usage.shape == Shape::Duration && usage.at(&["type"]).is_some_and(|kind| kind == "duration")
+    {
         // Of a transcription: it is the input that is that long.
         if let (Some(seconds), Some(input)) =
             (found.get(&Class::AUDIO_SECONDS).copied(), Class::named("input_audio_seconds"))
@@ -232,7 +235,9 @@ fn calls_in_output(usage: &Usage, body: &Body, model: &str) -> Vec<(&'static str
         (Shape::Gemini, _, Some(Value::Array(candidates))) => {
             let queries: usize = candidates
                 .iter()
-                .filter_map(|candidate| candidate["groundingMetadata"]["webSearchQueries"].as_array())
+                .filter_map(|candidate| {
+                    candidate["groundingMetadata"]["webSearchQueries"].as_array()
+                })
                 .map(Vec::len)
                 .sum();
             // Gemini 3 bills each query, those before it each grounded prompt.

@@ -5,7 +5,7 @@
 //! is put as 0 for it and taken out again, and `number` has looked at every count before.
 
 use super::about::About;
-use super::number::type_of;
+use super::number::{AS_SENT, type_of};
 use super::parts::Found;
 use super::shape::{KNOWN, Shape, Usage};
 use super::{Extractors, Hint};
@@ -99,7 +99,12 @@ pub fn read(
                             found.remove(class);
                         }
                     }
-                    set_reasoning_right(usage, own, about.model.as_deref().or(hint.model), &mut found);
+                    set_reasoning_right(
+                        usage,
+                        own,
+                        about.model.as_deref().or(hint.model),
+                        &mut found,
+                    );
                     return Ok(found);
                 }
                 // The last one is that of the provider whose shape it is.
@@ -170,7 +175,8 @@ fn check_lists(usage: &Usage) -> Result<()> {
                 return Err(Error::invalid(format!(
                     "{path} must be an array, not {}",
                     type_of(other)
-                )));
+                ))
+                .hint(AS_SENT));
             }
         };
         let mut kinds = std::collections::BTreeSet::new();
@@ -207,7 +213,8 @@ fn set_reasoning_right(
     let reasoning = whole(&["completion_tokens_details", "reasoning_tokens"]).unwrap_or(0.0);
     let sum = prompt + completion;
     let is_google = provider == Some("google")
-        || model.is_some_and(|model| model.rsplit('/').next().unwrap_or(model).starts_with("gemini"));
+        || model
+            .is_some_and(|model| model.rsplit('/').next().unwrap_or(model).starts_with("gemini"));
     if reasoning > 0.0 && total == sum {
         found.insert(OUTPUT, decimal(completion));
     } else if reasoning > 0.0 && total == sum + reasoning {

@@ -88,7 +88,9 @@ fn exceeds(parts: &[Class], sum: Decimal, whole: Class, all: Decimal) -> Error {
         names.join(" and ")
     ))
     .detail("Cached tokens are a part of the input, and reasoning is a part of the output.")
-    .hint("The usage contradicts itself. Pass input_tokens and output_tokens, or cost_usd, instead.")
+    .hint(
+        "The usage contradicts itself. Pass input_tokens and output_tokens, or cost_usd, instead.",
+    )
 }
 
 #[cfg(test)]

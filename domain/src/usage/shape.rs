@@ -3,9 +3,8 @@
 //! Spellings are shared: most providers speak OpenAI's. The keys decide; only where they leave a choice
 //! does the caller's hint.
 
-use super::Hint;
 use super::body::{Found, Located, Place};
-use super::parts;
+use super::{Hint, number, parts};
 use crate::error::{Error, Result};
 use crate::pricing::Class;
 use serde_json::{Map, Value};
@@ -14,9 +13,6 @@ use std::borrow::Cow;
 /// For the hint of an error.
 pub const KNOWN: &str = "Pass the usage object or the whole response as the provider sent it; it has \
     prompt_tokens or input_tokens, usageMetadata, inputTokens, meta.billed_units or gen_ai.usage.*.";
-
-/// Longest text of a key or a name that is compared; a whole response is not.
-const TOTAL_ONLY_KEYS: [&str; 1] = ["total_tokens"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -101,24 +97,40 @@ fn any(object: &Map<String, Value>, keys: &[&str]) -> bool {
 
 /// Whether an object is itself a usage object.
 pub fn is_usage(object: &Map<String, Value>) -> bool {
-    of_keys(object).is_some() || TOTAL_ONLY_KEYS.iter().any(|key| has(object, key))
+    // A stream may have many thousand events that are none: most are told by this alone.
+    object.keys().any(|key| number::is_of_usage(key))
+        && (of_keys(object).is_some() || has(object, "total_tokens"))
 }
 
 fn of_keys(usage: &Map<String, Value>) -> Option<Shape> {
     const GEMINI: [&str; 7] = [
-        "promptTokenCount", "candidatesTokenCount", "responseTokenCount", "totalTokenCount",
-        "thoughtsTokenCount", "toolUsePromptTokenCount", "cachedContentTokenCount",
+        "promptTokenCount",
+        "candidatesTokenCount",
+        "responseTokenCount",
+        "totalTokenCount",
+        "thoughtsTokenCount",
+        "toolUsePromptTokenCount",
+        "cachedContentTokenCount",
     ];
     const GEMINI_SNAKE: [&str; 6] = [
-        "candidates_token_count", "response_token_count", "total_token_count",
-        "thoughts_token_count", "tool_use_prompt_token_count", "cached_content_token_count",
+        "candidates_token_count",
+        "response_token_count",
+        "total_token_count",
+        "thoughts_token_count",
+        "tool_use_prompt_token_count",
+        "cached_content_token_count",
     ];
-    const ANTHROPIC: [&str; 4] = [
-        "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation", "iterations",
-    ];
+    const ANTHROPIC: [&str; 4] =
+        ["cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation", "iterations"];
     const SDK: [&str; 8] = [
-        "cachedInputTokens", "reasoningTokens", "inputTokenDetails", "outputTokenDetails",
-        "inputTokensDetails", "outputTokensDetails", "promptTokens", "completionTokens",
+        "cachedInputTokens",
+        "reasoningTokens",
+        "inputTokenDetails",
+        "outputTokenDetails",
+        "inputTokensDetails",
+        "outputTokensDetails",
+        "promptTokens",
+        "completionTokens",
     ];
     let has_tokens = any(usage, &["input_tokens", "output_tokens"]);
     Some(if any(usage, &GEMINI) || any(usage, &GEMINI_SNAKE) {
@@ -163,11 +175,7 @@ fn of_keys(usage: &Map<String, Value>) -> Option<Shape> {
 ///
 /// # Errors
 /// 22023 when no key is known, or only a total that may be input or output.
-pub fn recognize<'a>(
-    located: &'a Located<'a>,
-    found: &Found,
-    hint: Hint,
-) -> Result<Usage<'a>> {
+pub fn recognize<'a>(located: &'a Located<'a>, found: &Found, hint: Hint) -> Result<Usage<'a>> {
     let object = Cow::Borrowed(&*located.usage);
     let path = located.path.as_str();
     if located.place == Place::Telemetry {
@@ -179,7 +187,9 @@ pub fn recognize<'a>(
         None if has(&object, "total_tokens") => {
             return Err(Error::invalid(format!("{path} tells only total_tokens"))
                 .detail("Input and output cost differently.")
-                .hint("Pass input_tokens and output_tokens, or the model if it is an embedding's."));
+                .hint(
+                    "Pass input_tokens and output_tokens, or the model if it is an embedding's.",
+                ));
         }
         None => {
             return Err(Error::invalid(format!("{path} has no count that is known")).hint(KNOWN));
@@ -253,9 +263,8 @@ fn with_iterations<'a>(
     object: Cow<'a, Map<String, Value>>,
     path: &str,
 ) -> Result<Cow<'a, Map<String, Value>>> {
-    const COUNTS: [&str; 4] = [
-        "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
-    ];
+    const COUNTS: [&str; 4] =
+        ["input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"];
     let iterations = match object.get("iterations") {
         None | Some(Value::Null) => return Ok(object),
         Some(Value::Array(iterations)) => iterations,
@@ -281,7 +290,8 @@ fn with_iterations<'a>(
     }
     let mut lifetimes = Map::new();
     for name in ["ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"] {
-        let told = iterations.iter().filter_map(|iteration| of(iteration, &["cache_creation", name]));
+        let told =
+            iterations.iter().filter_map(|iteration| of(iteration, &["cache_creation", name]));
         lifetimes.insert(name.into(), Value::from(told.sum::<f64>()));
     }
     summed.insert("cache_creation".into(), lifetimes.into());

@@ -74,8 +74,7 @@ const SPELLINGS: [(Class, &[&str]); 9] = [
 
 /// The attributes that speak of a model call, under their dotted keys, if there are any.
 pub fn attributes(object: &Map<String, Value>) -> Option<Map<String, Value>> {
-    let is_telemetry =
-        object.keys().any(|key| key == "gen_ai" || key.starts_with("gen_ai."));
+    let is_telemetry = object.keys().any(|key| key == "gen_ai" || key.starts_with("gen_ai."));
     if !is_telemetry {
         return None;
     }
