@@ -6,8 +6,10 @@
 use crate::call::MAX_COUNT;
 use crate::error::{Error, Result};
 use crate::pricing::Class;
+use crate::pricing::class::COUNT;
 use rust_decimal::Decimal;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 pub type Found = BTreeMap<Class, Decimal>;
 
@@ -21,9 +23,12 @@ pub fn complete(mut found: Found) -> Result<(Found, bool)> {
         !found.contains_key(&whole)
             && found.iter().any(|(part, quantity)| !quantity.is_zero() && whole.contains(*part))
     });
-    let mut classes: Vec<Class> = Class::all().collect();
-    classes.sort_by_key(|class| std::cmp::Reverse(class.depth()));
-    for whole in classes {
+    for (whole, parts) in wholes() {
+        // Concluded wholes are parts of the next, so that this is looked at each time.
+        if parts & bits(found.keys().copied()) == 0 {
+            continue;
+        }
+        let whole = *whole;
         let sums = sums_of_parts(whole, &found);
         match found.get(&whole) {
             Some(all) => {
@@ -46,12 +51,30 @@ pub fn complete(mut found: Found) -> Result<(Found, bool)> {
                 .detail(format!("All of it together must be at most {MAX_COUNT}.")));
         }
     }
-    if found.len() > 1 {
-        found.retain(|class, quantity| {
-            !quantity.is_zero() || [Class::INPUT_TOKENS, Class::OUTPUT_TOKENS].contains(class)
-        });
+    let tells = |class: &Class, quantity: &Decimal| {
+        !quantity.is_zero() || [Class::INPUT_TOKENS, Class::OUTPUT_TOKENS].contains(class)
+    };
+    if found.iter().any(|(class, quantity)| tells(class, quantity)) {
+        found.retain(|class, quantity| tells(class, quantity));
     }
     Ok((found, is_incomplete))
+}
+
+/// Every class that has parts, the most specific first, and which those are: a bit for each.
+fn wholes() -> &'static [(Class, u64)] {
+    static WHOLES: LazyLock<Vec<(Class, u64)>> = LazyLock::new(|| {
+        let parts = |whole: Class| bits(Class::all().filter(|part| whole.contains(*part)));
+        let mut wholes: Vec<_> = Class::all().map(|whole| (whole, parts(whole))).collect();
+        wholes.retain(|(_, parts)| *parts != 0);
+        wholes.sort_by_key(|(whole, _)| std::cmp::Reverse(whole.depth()));
+        wholes
+    });
+    &WHOLES
+}
+
+fn bits(classes: impl Iterator<Item = Class>) -> u64 {
+    const { assert!(COUNT <= 64) };
+    classes.fold(0, |bits, class| bits | 1 << class.index())
 }
 
 /// For each way to divide the whole, the parts that are known and their sum.
@@ -59,11 +82,7 @@ fn sums_of_parts(whole: Class, found: &Found) -> Vec<(Vec<Class>, Decimal)> {
     let mut divisions: Vec<(Vec<Class>, Decimal)> = Vec::new();
     let parts = found.iter().filter(|(part, _)| whole.contains(**part));
     for (part, quantity) in parts {
-        let exclusive = |others: &[Class]| {
-            others.iter().all(|other| {
-                part.overlap(*other).is_none() && !part.contains(*other) && !other.contains(*part)
-            })
-        };
+        let exclusive = |others: &[Class]| others.iter().all(|other| part.excludes(*other));
         // One level at a time: what is further in was checked with what contains it.
         let mut is_placed = false;
         for (parts, sum) in &mut divisions {
@@ -128,5 +147,7 @@ mod tests {
     fn a_part_of_nothing_is_not_kept() {
         let (all, _) = complete(found(&[("input_tokens", 0), ("cache_read_tokens", 0)])).unwrap();
         assert_eq!(all, found(&[("input_tokens", 0)]));
+        let (all, _) = complete(found(&[("audio_seconds", 0)])).unwrap();
+        assert_eq!(all, found(&[("audio_seconds", 0)]));
     }
 }

@@ -42,7 +42,7 @@ pub enum Shape {
     Titan,
     /// Llama on Bedrock, and Ollama.
     Generation,
-    /// The AI SDK's: `inputTokens` with the cached, `cachedInputTokens`.
+    /// The AI SDK's: `cachedInputTokens`, `inputTokenDetails`.
     Sdk,
     Telemetry,
     /// `total_tokens` alone, of embeddings.

@@ -9,7 +9,7 @@ use ai_limiter_domain::usage::{Hint, ReportedUsage};
 use rust_decimal::Decimal;
 use serde_json::{Map, Number, Value};
 
-const KEYS: [&str; 96] = [
+const KEYS: [&str; 106] = [
     "usage",
     "usageMetadata",
     "usage_metadata",
@@ -106,6 +106,16 @@ const KEYS: [&str; 96] = [
     "pages_processed",
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.cache_read.input_tokens",
+    "duration",
+    "text",
+    "task",
+    "modelOutput",
+    "recordId",
+    "server_side_tool_usage_details",
+    "web_search_calls",
+    "cost",
+    "cost_in_usd_ticks",
+    "input_audio_seconds",
 ];
 const TEXTS: [&str; 16] = [
     "",
