@@ -69,6 +69,11 @@ fn what_is_no_count_is_refused_by_its_path() {
             "usage.results[0].tokenCount",
         ),
         (json!({"type": "duration", "seconds": -1}), Kind::OutOfRange, "usage.seconds"),
+        (
+            json!({"text": "a", "task": "transcribe", "duration": "8.4"}),
+            Kind::InvalidParameter,
+            "duration",
+        ),
     ] {
         let error = refused(&body);
         assert_eq!(error.kind, kind, "{body}: {error:?}");

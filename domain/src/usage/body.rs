@@ -252,6 +252,7 @@ fn located_in<'a>(object: &'a Object, prefix: &Prefix) -> Result<Option<Located<
         return Ok(Some(Located { place: Place::Telemetry, usage, path: prefix.to("") }));
     }
     if let Some(duration) = object.get("duration").filter(|_| is_transcript(object)) {
+        number::quantity(duration, &prefix.to("duration"))?;
         let mut usage = Object::new();
         usage.insert("type".into(), "duration".into());
         usage.insert("seconds".into(), duration.clone());
