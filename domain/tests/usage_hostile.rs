@@ -246,12 +246,12 @@ proptest! {
     #[test]
     fn a_body_is_read_as_its_usage_object(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
         // What is itself a body, or tells by another key what it is, is no usage object alone.
-        const OF_BODIES: [&str; 27] = [
+        const OF_BODIES: [&str; 29] = [
             "usage", "usageMetadata", "usage_metadata", "usage_info", "tokenUsage", "meta", "x_groq",
             "gen_ai", "gen_ai.usage.input_tokens", "gen_ai.usage.cache_read.input_tokens",
             "amazon-bedrock-invocationMetrics", "response", "message", "result", "body", "metadata",
             "delta", "attributes", "data", "model", "modelVersion", "id", "type", "object", "choices",
-            "candidates", "output",
+            "candidates", "output", "duration", "modelOutput",
         ];
         let usage = match hostile::json(&mut bytes[1..].iter().copied(), 0) {
             Value::Object(mut usage) => {

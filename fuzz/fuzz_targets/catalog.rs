@@ -11,3 +11,8 @@ impl Extractors for Bundled {
         Some((Calculator::bundled(), found.id()))
     }
 }
+
+/// Decodes it, once.
+pub fn decode() {
+    let _ = Calculator::bundled();
+}

@@ -1,9 +1,9 @@
 //! What a call used, out of what its provider sent: the `usage` object alone, the whole response body,
 //! a stream's events, or the attributes of an OpenTelemetry span.
 //!
-//! [`body`] finds the usage object, [`stream`] joins those of events, [`shape`] tells by its keys how it is
-//! to be read, [`number`] refuses what is no count, [`extract`] reads it with the price catalogue's own
-//! extractors, [`beyond`] and [`own`] read what those do not know, and [`parts`] sees to it that no token
+//! `body` finds the usage object, `stream` joins those of events, `shape` tells by its keys how it is
+//! to be read, `number` refuses what is no count, `extract` reads it with the price catalogue's own
+//! extractors, `beyond` and `own` read what those do not know, and `parts` sees to it that no token
 //! is there twice. Wholes include their parts in what comes out: input the cached, output the reasoning.
 //!
 //! What is not told is not zero: it is absent. A usage that contradicts itself is an error, never a guess.
