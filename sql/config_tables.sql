@@ -21,6 +21,8 @@ CREATE TABLE ai_limiter.ai_tenants (
     tenant_id uuid PRIMARY KEY,
     name text,
     timezone text NOT NULL DEFAULT 'UTC',
+    markup_factor numeric NOT NULL DEFAULT 1
+        CONSTRAINT ai_tenants_markup_in_range CHECK (markup_factor BETWEEN 0 AND 1000),
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE ai_limiter.ai_tenants IS
@@ -28,6 +30,7 @@ COMMENT ON TABLE ai_limiter.ai_tenants IS
 COMMENT ON COLUMN ai_limiter.ai_tenants.tenant_id IS 'The tenant, as in the claim app_metadata.tenant_id.';
 COMMENT ON COLUMN ai_limiter.ai_tenants.name IS 'For people.';
 COMMENT ON COLUMN ai_limiter.ai_tenants.timezone IS 'The zone of the windows of the tenant''s limits, a name that Postgres knows.';
+COMMENT ON COLUMN ai_limiter.ai_tenants.markup_factor IS 'What the tenant is charged is what is paid times this, unless a price row has a factor of its own. Limits count what is paid.';
 COMMENT ON COLUMN ai_limiter.ai_tenants.created_at IS 'When the row was made.';
 
 CREATE TABLE ai_limiter.ai_accounts (
@@ -108,12 +111,16 @@ CREATE TABLE ai_limiter.ai_prices (
     tenant_id uuid,
     provider text,
     model text NOT NULL,
-    input_usd_per_million_tokens numeric(20,12) NOT NULL DEFAULT 0
+    input_usd_per_million_tokens numeric(20,12)
         CONSTRAINT ai_prices_input_not_negative CHECK (input_usd_per_million_tokens >= 0),
-    output_usd_per_million_tokens numeric(20,12) NOT NULL DEFAULT 0
+    output_usd_per_million_tokens numeric(20,12)
         CONSTRAINT ai_prices_output_not_negative CHECK (output_usd_per_million_tokens >= 0),
-    usd_per_request numeric(20,12) NOT NULL DEFAULT 0
+    usd_per_request numeric(20,12)
         CONSTRAINT ai_prices_request_not_negative CHECK (usd_per_request >= 0),
+    unit_prices jsonb,
+    discount_factor numeric CONSTRAINT ai_prices_discount_in_range CHECK (discount_factor BETWEEN 0 AND 10),
+    markup_factor numeric CONSTRAINT ai_prices_markup_in_range CHECK (markup_factor BETWEEN 0 AND 1000),
+    source text NOT NULL DEFAULT 'manual' CONSTRAINT ai_prices_source_exists CHECK (source IN ('manual', 'litellm')),
     valid_during tstzrange NOT NULL DEFAULT '(,)'
         CONSTRAINT ai_prices_valid_sometime CHECK (NOT pg_catalog.isempty(valid_during)),
     recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
@@ -121,16 +128,42 @@ CREATE TABLE ai_limiter.ai_prices (
 ALTER SEQUENCE ai_limiter.ai_prices_id_seq OWNED BY ai_limiter.ai_prices.id;
 COMMENT ON SEQUENCE ai_limiter.ai_prices_id_seq IS 'Ids of ai_prices.';
 COMMENT ON TABLE ai_limiter.ai_prices IS
-    'What models cost. Of the rows that match a call, the tenant''s own goes first, then a name before a pattern, then one with a provider, then the longest pattern. A price of 0 is a free model; a model without a row has no price.';
+    'Prices of one''s own, which win over the catalogue. Of the rows that match a call, the tenant''s own goes first, then a name before a pattern, then one with a provider, then the longest pattern. A row with any price says what the model costs; what it leaves out is free, and 0 is a free model. A row with none only changes by its factors what the next row, else the catalogue, says.';
 COMMENT ON COLUMN ai_limiter.ai_prices.id IS 'The row, as explain_ai_limit() names it.';
 COMMENT ON COLUMN ai_limiter.ai_prices.tenant_id IS 'The tenant that has this price; null is everyone.';
 COMMENT ON COLUMN ai_limiter.ai_prices.provider IS 'The provider; null is any.';
 COMMENT ON COLUMN ai_limiter.ai_prices.model IS 'A name, dated or not, or a pattern with *.';
-COMMENT ON COLUMN ai_limiter.ai_prices.input_usd_per_million_tokens IS 'US dollars for a million input tokens.';
-COMMENT ON COLUMN ai_limiter.ai_prices.output_usd_per_million_tokens IS 'US dollars for a million output tokens.';
+COMMENT ON COLUMN ai_limiter.ai_prices.input_usd_per_million_tokens IS 'US dollars for a million input tokens; cached ones too, unless unit_prices prices them.';
+COMMENT ON COLUMN ai_limiter.ai_prices.output_usd_per_million_tokens IS 'US dollars for a million output tokens, reasoning included.';
 COMMENT ON COLUMN ai_limiter.ai_prices.usd_per_request IS 'US dollars for a request, whatever its tokens.';
+COMMENT ON COLUMN ai_limiter.ai_prices.unit_prices IS 'Prices of other classes, by the catalogue''s keys and in its units, as {"cache_read_mtok": 0.3, "web_searches_kcount": 10}: a number, or {"base": 3, "tiers": [{"start": 200000, "price": 6}]} for calls with more input tokens than start.';
+COMMENT ON COLUMN ai_limiter.ai_prices.discount_factor IS 'What is paid is the price times this: 0.8 is 20% off, 1.1 a surcharge of 10%; null is 1. The list price stays in list_cost_usd.';
+COMMENT ON COLUMN ai_limiter.ai_prices.markup_factor IS 'What the tenant is charged is what is paid times this; null is the tenant''s markup_factor.';
+COMMENT ON COLUMN ai_limiter.ai_prices.source IS 'manual, or litellm for a row of import_litellm_prices(), which a later import may replace.';
 COMMENT ON COLUMN ai_limiter.ai_prices.valid_during IS 'When the price holds; rows that otherwise match alike must not overlap.';
 COMMENT ON COLUMN ai_limiter.ai_prices.recorded_at IS 'When the row was written.';
+
+CREATE SEQUENCE ai_limiter.ai_price_catalogs_id_seq;
+CREATE TABLE ai_limiter.ai_price_catalogs (
+    id bigint PRIMARY KEY DEFAULT pg_catalog.nextval('ai_limiter.ai_price_catalogs_id_seq'),
+    catalog jsonb NOT NULL,
+    providers integer NOT NULL,
+    models integer NOT NULL,
+    unknown_price_keys text[] NOT NULL,
+    loaded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    loaded_by text NOT NULL
+);
+ALTER SEQUENCE ai_limiter.ai_price_catalogs_id_seq OWNED BY ai_limiter.ai_price_catalogs.id;
+COMMENT ON SEQUENCE ai_limiter.ai_price_catalogs_id_seq IS 'Ids of ai_price_catalogs.';
+COMMENT ON TABLE ai_limiter.ai_price_catalogs IS
+    'Price catalogues that load_ai_price_catalog() took. The newest one prices what ai_prices does not; without a row, the one that came with the library does. Deleting the newest goes back to the one before.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.id IS 'The order in which they were taken.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.catalog IS 'The catalogue as the genai-prices project publishes it (v2): an array of providers.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.providers IS 'How many providers it has.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.models IS 'How many models it prices.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.unknown_price_keys IS 'Prices in it that this release cannot apply, as provider/model/key.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.loaded_at IS 'When it was taken.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.loaded_by IS 'Who took it: session_user, the role that it had set, and the claim sub where claims count.';
 
 CREATE TABLE ai_limiter.ai_suspensions (
     scope text NOT NULL CONSTRAINT ai_suspensions_scope_exists CHECK (scope IN

@@ -61,15 +61,24 @@ LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'overlapping_price_wrapper';
 COMMENT ON FUNCTION ai_limiter.overlapping_price(bigint, uuid, text, text, text) IS
     'Private: another price row for the same model that is valid in a part of the same time; null when there is none.';
 
+CREATE FUNCTION ai_limiter.checked_price(input_usd_per_million_tokens text, output_usd_per_million_tokens text,
+    usd_per_request text, unit_prices text, discount_factor text, markup_factor text) RETURNS void
+LANGUAGE c IMMUTABLE AS 'MODULE_PATHNAME', 'checked_price_wrapper';
+COMMENT ON FUNCTION ai_limiter.checked_price(text, text, text, text, text, text) IS
+    'Private: raises 22023 or 22003 where the prices of a row make no sense.';
+
 CREATE FUNCTION ai_limiter.ai_prices_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     other bigint;
 BEGIN
-    IF 'NaN'::numeric IN (NEW.input_usd_per_million_tokens, NEW.output_usd_per_million_tokens, NEW.usd_per_request) THEN
+    IF 'NaN'::numeric IN (NEW.input_usd_per_million_tokens, NEW.output_usd_per_million_tokens, NEW.usd_per_request,
+        NEW.discount_factor, NEW.markup_factor) THEN
         RAISE EXCEPTION 'a price must be a finite number' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    PERFORM ai_limiter.checked_price(NEW.input_usd_per_million_tokens::text, NEW.output_usd_per_million_tokens::text,
+        NEW.usd_per_request::text, NEW.unit_prices::text, NEW.discount_factor::text, NEW.markup_factor::text);
     other := ai_limiter.overlapping_price(NEW.id, NEW.tenant_id, NEW.provider, NEW.model,
         NEW.valid_during::text);
     IF other IS NOT NULL THEN
@@ -102,6 +111,13 @@ CREATE TRIGGER ai_suspensions_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_sus
 CREATE TRIGGER ai_tiers_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_tiers
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('tiers');
 CREATE TRIGGER ai_prices_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_prices
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+CREATE TRIGGER ai_price_catalogs_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_price_catalogs
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+-- A tenant's markup is kept with its prices.
+CREATE TRIGGER ai_tenants_markup_membership AFTER INSERT OR DELETE ON ai_limiter.ai_tenants
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+CREATE TRIGGER ai_tenants_markup_change AFTER UPDATE OF markup_factor ON ai_limiter.ai_tenants
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
 CREATE TRIGGER ai_suspensions_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_suspensions
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('suspensions');
@@ -138,6 +154,9 @@ ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_change_membersh
 ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_change_shape;
 ALTER TABLE ai_limiter.ai_tiers ENABLE ALWAYS TRIGGER ai_tiers_touch;
 ALTER TABLE ai_limiter.ai_prices ENABLE ALWAYS TRIGGER ai_prices_touch;
+ALTER TABLE ai_limiter.ai_price_catalogs ENABLE ALWAYS TRIGGER ai_price_catalogs_touch;
+ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_markup_membership;
+ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_markup_change;
 ALTER TABLE ai_limiter.ai_suspensions ENABLE ALWAYS TRIGGER ai_suspensions_touch;
 ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_touch;
 ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_zone_membership;
@@ -199,6 +218,8 @@ CREATE TRIGGER ai_accounts_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_accounts
 CREATE TRIGGER ai_limits_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_limits
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
 CREATE TRIGGER ai_prices_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_prices
+    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
+CREATE TRIGGER ai_price_catalogs_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_price_catalogs
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();
 CREATE TRIGGER ai_suspensions_no_truncate BEFORE TRUNCATE ON ai_limiter.ai_suspensions
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.no_truncate();

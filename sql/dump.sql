@@ -7,6 +7,8 @@ SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_limits', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_limits_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_prices', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_prices_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_price_catalogs', '');
+SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_price_catalogs_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_suspensions', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_run_limits', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_config_changes', '');

@@ -22,6 +22,10 @@ CREATE TABLE ai_limiter.ai_reservations (
         CHECK (output_tokens BETWEEN 0 AND 1000000000000),
     cost_usd numeric(20,12) CONSTRAINT ai_reservations_cost_not_negative
         CHECK (cost_usd >= 0 AND cost_usd <> 'NaN'),
+    max_output_tokens bigint CONSTRAINT ai_reservations_max_output_in_range
+        CHECK (max_output_tokens BETWEEN 0 AND 1000000000000),
+    max_cost_usd numeric(20,12) CONSTRAINT ai_reservations_max_cost_not_negative
+        CHECK (max_cost_usd >= 0 AND max_cost_usd <> 'NaN'),
     state text NOT NULL DEFAULT 'open' CONSTRAINT ai_reservations_state_exists
         CHECK (state IN ('open', 'expired', 'released')),
     created_at timestamptz NOT NULL,
@@ -51,8 +55,10 @@ COMMENT ON COLUMN ai_limiter.ai_reservations.run_id IS 'The chat, agent run or j
 COMMENT ON COLUMN ai_limiter.ai_reservations.attributes IS 'More dimensions, flat, with text values.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.requests IS 'How many requests the hold is for.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.input_tokens IS 'Held input tokens; null when the call did not say.';
-COMMENT ON COLUMN ai_limiter.ai_reservations.output_tokens IS 'Held output tokens; null when the call did not say.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.output_tokens IS 'Held output tokens: what such calls are likely to return, at most max_output_tokens; null when the call did not say.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.cost_usd IS 'Held cost in US dollars; null when the model has no price.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.max_output_tokens IS 'The most that the call may return, by the caller''s maximum; null when that is not known.';
+COMMENT ON COLUMN ai_limiter.ai_reservations.max_cost_usd IS 'What the call costs at most, in US dollars, at max_output_tokens; null when that is not known.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.state IS 'open, expired (marked by the worker, by a call that it stood in the way of, or by refresh_ai_counters()) or released.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.created_at IS 'When it was made; the charge belongs to the windows of this instant.';
 COMMENT ON COLUMN ai_limiter.ai_reservations.expires_at IS 'From here on it no longer counts, settled or not; with the worker, within about a second.';
@@ -75,12 +81,21 @@ CREATE TABLE ai_limiter.ai_usage (
     requests bigint NOT NULL DEFAULT 1 CONSTRAINT ai_usage_requests_not_negative CHECK (requests >= 0),
     input_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_input_not_negative CHECK (input_tokens >= 0),
     output_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_output_not_negative CHECK (output_tokens >= 0),
-    cost_usd numeric(20,12) NOT NULL CONSTRAINT ai_usage_cost_not_negative CHECK (cost_usd >= 0 AND cost_usd <> 'NaN'),
+    cost_usd numeric(20,12) NOT NULL,
+    list_cost_usd numeric(20,12),
+    charge_usd numeric(20,12),
     estimated_cost_usd numeric(20,12) CONSTRAINT ai_usage_estimate_not_negative
         CHECK (estimated_cost_usd >= 0 AND estimated_cost_usd <> 'NaN'),
     price_source text NOT NULL DEFAULT 'caller',
+    line_items jsonb,
+    price_context jsonb,
+    correction_of uuid,
+    correction_reason text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    recorded_at timestamptz NOT NULL
+    recorded_at timestamptz NOT NULL,
+    CONSTRAINT ai_usage_cost_not_negative CHECK ('NaN' NOT IN (cost_usd, coalesce(list_cost_usd, 0), coalesce(charge_usd, 0))
+        AND (correction_of IS NOT NULL OR least(cost_usd, list_cost_usd, charge_usd) >= 0)),
+    CONSTRAINT ai_usage_correction_says_why CHECK ((correction_of IS NULL) = (correction_reason IS NULL))
 ) PARTITION BY RANGE (created_at);
 COMMENT ON TABLE ai_limiter.ai_usage IS
     'The ledger: append-only, partitioned by month on created_at. A row that an app inserts itself is counted like any other.';
@@ -98,9 +113,15 @@ COMMENT ON COLUMN ai_limiter.ai_usage.attributes IS 'More dimensions, flat, with
 COMMENT ON COLUMN ai_limiter.ai_usage.requests IS 'How many requests the row stands for.';
 COMMENT ON COLUMN ai_limiter.ai_usage.input_tokens IS 'Input tokens, cached ones included.';
 COMMENT ON COLUMN ai_limiter.ai_usage.output_tokens IS 'Output tokens, reasoning included.';
-COMMENT ON COLUMN ai_limiter.ai_usage.cost_usd IS 'What it cost, in US dollars; limits count this.';
+COMMENT ON COLUMN ai_limiter.ai_usage.cost_usd IS 'What it cost, in US dollars; limits count this. Negative only in a correction.';
+COMMENT ON COLUMN ai_limiter.ai_usage.list_cost_usd IS 'What it would have cost at the public price, in US dollars; cost_usd where no other is known, also when an insert leaves it null; null in a row that passed the triggers by, which means cost_usd.';
+COMMENT ON COLUMN ai_limiter.ai_usage.charge_usd IS 'What the tenant is charged for it, in US dollars: cost_usd with the markup; cost_usd when an insert leaves it null; null in a row that passed the triggers by, which means cost_usd.';
 COMMENT ON COLUMN ai_limiter.ai_usage.estimated_cost_usd IS 'What had been held for it, in US dollars; null without a hold or a price.';
-COMMENT ON COLUMN ai_limiter.ai_usage.price_source IS 'Where cost_usd came from: caller, ai_prices, or estimate when nothing better was known.';
+COMMENT ON COLUMN ai_limiter.ai_usage.price_source IS 'Where cost_usd came from: caller, ai_prices, catalog, estimate when nothing better was known, or adjustment and reprice of a correction.';
+COMMENT ON COLUMN ai_limiter.ai_usage.line_items IS 'What cost_usd is made of: an array of objects with class, quantity, unit_price_usd (of one), price_source and cost_usd, which add up to it. Null in a row that an app inserted itself; ai_usage_line_items shows such a row as one item.';
+COMMENT ON COLUMN ai_limiter.ai_usage.price_context IS 'What the price depended on beside model and time, as the response said it: service_tier, processing; null when nothing.';
+COMMENT ON COLUMN ai_limiter.ai_usage.correction_of IS 'The row that this one corrects; null in a row that is no correction.';
+COMMENT ON COLUMN ai_limiter.ai_usage.correction_reason IS 'Why it was corrected; null in a row that is no correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.created_at IS 'When the call was made; decides the windows that it counts in. Never in the future.';
 COMMENT ON COLUMN ai_limiter.ai_usage.recorded_at IS 'When it was booked; get_ai_cost(as_of) looks at this. Filled in where it is left null, after the transaction has its id: the rollup builds on that order.';
 

@@ -7,6 +7,7 @@ ALTER TABLE ai_limiter.ai_tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_accounts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_prices ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ai_limiter.ai_price_catalogs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_suspensions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_run_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_config_changes ENABLE ROW LEVEL SECURITY;
@@ -25,6 +26,7 @@ CREATE POLICY server ON ai_limiter.ai_tenants USING ((SELECT ai_limiter.ai_is_se
 CREATE POLICY server ON ai_limiter.ai_accounts USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_limits USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_prices USING ((SELECT ai_limiter.ai_is_server()));
+CREATE POLICY server ON ai_limiter.ai_price_catalogs USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_suspensions USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_run_limits USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_config_changes USING ((SELECT ai_limiter.ai_is_server()));
@@ -51,6 +53,7 @@ CREATE POLICY read_own ON ai_limiter.ai_limits FOR SELECT USING ((SELECT ai_limi
     OR (managed_by = 'tenant' AND tenant_id = (SELECT ai_limiter.ai_current_tenant())
         AND ((SELECT ai_limiter.ai_sees_people()) OR user_id = (SELECT ai_limiter.ai_current_user()))));
 CREATE POLICY read_platform ON ai_limiter.ai_prices FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
+CREATE POLICY read_platform ON ai_limiter.ai_price_catalogs FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
 CREATE POLICY read_platform ON ai_limiter.ai_suspensions FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
 CREATE POLICY read_platform ON ai_limiter.ai_config_changes FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
 CREATE POLICY read_own ON ai_limiter.ai_reservations FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform())

@@ -79,6 +79,8 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         dimensions: call.dimensions,
         requested_model: call.requested_model,
         size: estimate.map_or(given, |e| e.size), // without one: degraded, and allowed
+        max_output_tokens: None,
+        max_cost_usd: None,
         state: "open".to_owned(),
         created_at: now,
         expires_at: Timestamp(now.0 + ttl),

@@ -15,5 +15,6 @@ pub mod expiry;
 pub mod hold;
 pub mod housekeeping;
 mod in_memory;
+mod pricing;
 pub mod rule_change;
 pub mod standing;

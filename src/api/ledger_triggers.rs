@@ -5,7 +5,7 @@ use super::{Answered, answered};
 use crate::admission::{adjust, cache};
 use crate::counters::memory;
 use crate::counters::memory::transaction;
-use crate::ledger::rollup;
+use crate::ledger::{rollup, usage};
 use crate::pg::row_trigger::{RowTrigger, TriggeredRow};
 use crate::pg::stamp;
 use ai_limiter_domain::call::{self, required};
@@ -23,6 +23,8 @@ fn ai_usage_insert(fcinfo: pg_sys::FunctionCallInfo) -> Answered<TriggeredRow> {
         let attributes = trigger.row().jsonb(trigger.number(c"attributes")?, "attributes")?;
         call::attributes(attributes.as_ref())?;
         complete(&mut trigger)?;
+        complete_amounts(&mut trigger)?;
+        refuse_correction(&trigger)?;
         stamp_row(&mut trigger)?;
         Ok(trigger.finish())
     })
@@ -70,6 +72,33 @@ fn complete(trigger: &mut RowTrigger) -> Result<()> {
         trigger.set_text(c"tier", &tier)?;
     }
     Ok(())
+}
+
+/// What is paid is the list price and what is charged, where a row says nothing else.
+fn complete_amounts(trigger: &mut RowTrigger) -> Result<()> {
+    let cost = trigger.row().datum(trigger.number(c"cost_usd")?);
+    for column in [c"list_cost_usd", c"charge_usd"] {
+        if trigger.row().datum(trigger.number(column)?).is_none() {
+            trigger.set(column, cost)?;
+        }
+    }
+    Ok(())
+}
+
+/// Corrections may be negative, and are the extension's to book. What was dumped or replicated was booked
+/// before.
+fn refuse_correction(trigger: &RowTrigger) -> Result<()> {
+    let of = trigger.row().uuid(trigger.number(c"correction_of")?);
+    // SAFETY: settings of this backend.
+    let is_copy = unsafe {
+        !pg_sys::row_security
+            || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
+    };
+    if of.is_none() || usage::is_correcting() || is_copy {
+        return Ok(());
+    }
+    Err(Error::invalid("corrections cannot be inserted")
+        .hint("Use ai_limiter.adjust_ai_usage() or ai_limiter.reprice_ai_usage()."))
 }
 
 /// Says when the row is booked, where it does not say so itself: with an id of the transaction first,

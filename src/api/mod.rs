@@ -9,6 +9,7 @@ mod arguments;
 mod identity;
 mod ledger_triggers;
 mod operating;
+mod prices;
 mod reporting;
 mod statistics;
 mod triggers;

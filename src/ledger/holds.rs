@@ -11,7 +11,7 @@ use crate::pg::spi::{Arg, Row, Snapshot, Spi};
 use crate::pg::{numeric, relation, row};
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::limit::Size;
-use ai_limiter_domain::{Call, Dimensions, Error, Kind, Timestamp, error::Result};
+use ai_limiter_domain::{Amount, Call, Dimensions, Error, Kind, Timestamp, error::Result};
 use pgrx::{IntoDatum, pg_sys};
 use serde_json::json;
 use uuid::Uuid;
@@ -22,6 +22,9 @@ pub struct Hold {
     pub dimensions: Dimensions,
     pub requested_model: Option<String>,
     pub size: Size,
+    /// What the call may come to at most, where that is known.
+    pub max_output_tokens: Option<i64>,
+    pub max_cost_usd: Option<Amount>,
     pub state: String,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
@@ -77,6 +80,8 @@ const SHAPE: Shape = Shape {
         (c"input_tokens", pg_sys::INT8OID),
         (c"output_tokens", pg_sys::INT8OID),
         (c"cost_usd", pg_sys::NUMERICOID),
+        (c"max_output_tokens", pg_sys::INT8OID),
+        (c"max_cost_usd", pg_sys::NUMERICOID),
         (c"state", pg_sys::TEXTOID),
         (c"created_at", pg_sys::TIMESTAMPTZOID),
         (c"expires_at", pg_sys::TIMESTAMPTZOID),
@@ -85,6 +90,8 @@ const SHAPE: Shape = Shape {
     checks: &[
         c"ai_reservations_cost_not_negative",
         c"ai_reservations_input_in_range",
+        c"ai_reservations_max_cost_not_negative",
+        c"ai_reservations_max_output_in_range",
         c"ai_reservations_output_in_range",
         c"ai_reservations_requests_in_range",
         c"ai_reservations_state_exists",
@@ -114,6 +121,8 @@ pub fn insert(hold: &Hold) -> Result<()> {
         count(hold.size.input_tokens),
         count(hold.size.output_tokens),
         numeric::usd(hold.size.cost_usd),
+        count(hold.max_output_tokens),
+        numeric::usd(hold.max_cost_usd),
         text(Some(&hold.state)),
         row::timestamp(Some(hold.created_at)),
         row::timestamp(Some(hold.expires_at)),
@@ -127,8 +136,8 @@ pub fn insert(hold: &Hold) -> Result<()> {
 fn insert_by_statement(spi: &Spi, hold: &Hold) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_reservations (id, tenant_id, user_id, tier, \
         provider, model, requested_model, feature, api_key_id, run_id, attributes, requests, \
-        input_tokens, output_tokens, cost_usd, created_at, expires_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+        input_tokens, output_tokens, cost_usd, max_output_tokens, max_cost_usd, created_at, expires_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
     let d = &hold.dimensions;
     let args = [
         hold.id.into(),
@@ -146,6 +155,8 @@ fn insert_by_statement(spi: &Spi, hold: &Hold) -> Result<()> {
         Arg::Int(hold.size.input_tokens),
         Arg::Int(hold.size.output_tokens),
         Arg::Numeric(hold.size.cost_usd),
+        Arg::Int(hold.max_output_tokens),
+        Arg::Numeric(hold.max_cost_usd),
         hold.created_at.into(),
         hold.expires_at.into(),
     ];
@@ -162,8 +173,8 @@ pub fn attributes(dimensions: &Dimensions) -> Arg {
 macro_rules! hold_columns {
     () => {
         "id, tenant_id, user_id, tier, provider, model, requested_model, feature, api_key_id, \
-            run_id, attributes, requests, input_tokens, output_tokens, cost_usd, state, created_at, \
-            expires_at"
+            run_id, attributes, requests, input_tokens, output_tokens, cost_usd, max_output_tokens, \
+            max_cost_usd, state, created_at, expires_at"
     };
 }
 
@@ -196,7 +207,8 @@ pub fn release(spi: &Spi, id: Uuid) -> Result<()> {
 /// Gives a hold its new total and end, and opens it again if it had expired; false when it is gone.
 pub fn extend(spi: &Spi, id: Uuid, size: &Size, expires_at: Timestamp) -> Result<bool> {
     const SQL: &str = "UPDATE ai_limiter.ai_reservations SET state = 'open', output_tokens = $2, \
-        cost_usd = $3, expires_at = $4 WHERE id = $1 RETURNING id";
+        cost_usd = $3, max_output_tokens = greatest(max_output_tokens, $2), \
+        max_cost_usd = greatest(max_cost_usd, $3), expires_at = $4 WHERE id = $1 RETURNING id";
     let args =
         [id.into(), Arg::Int(size.output_tokens), Arg::Numeric(size.cost_usd), expires_at.into()];
     Ok(!writing(|| spi.write(SQL, &args, |_| Ok(())))?.is_empty())
@@ -263,8 +275,10 @@ fn hold(row: &Row) -> Result<Hold> {
             output_tokens: row.int(14),
             cost_usd: row.amount(15)?,
         },
-        state: row.text(16).unwrap_or_default(),
-        created_at: required(row.timestamp(17), "created_at")?,
-        expires_at: required(row.timestamp(18), "expires_at")?,
+        max_output_tokens: row.int(16),
+        max_cost_usd: row.amount(17)?,
+        state: row.text(18).unwrap_or_default(),
+        created_at: required(row.timestamp(19), "created_at")?,
+        expires_at: required(row.timestamp(20), "expires_at")?,
     })
 }

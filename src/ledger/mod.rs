@@ -11,6 +11,7 @@ pub mod id;
 pub mod idempotency;
 pub mod own;
 pub mod partitions;
+pub mod prices;
 pub mod retention;
 pub mod rollup;
 pub mod totals;

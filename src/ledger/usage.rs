@@ -9,6 +9,7 @@ use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::{Amount, Dimensions, Timestamp, Window, error::Result, model_name};
 use pgrx::{IntoDatum, pg_sys};
 use serde_json::json;
+use std::cell::Cell;
 use uuid::Uuid;
 
 /// Where a charge's cost came from.
@@ -16,6 +17,7 @@ use uuid::Uuid;
 pub enum PriceSource {
     Caller,
     AiPrices,
+    Catalog,
     /// Nothing better was known than what had been held.
     Estimate,
 }
@@ -25,6 +27,7 @@ impl PriceSource {
         match self {
             PriceSource::Caller => "caller",
             PriceSource::AiPrices => "ai_prices",
+            PriceSource::Catalog => "catalog",
             PriceSource::Estimate => "estimate",
         }
     }
@@ -40,7 +43,26 @@ pub struct Charge {
     pub cost_usd: Amount,
     pub estimated_cost_usd: Option<Amount>,
     pub price_source: PriceSource,
+    pub amounts: Amounts,
+    /// JSON, as text: a number of JSON has as many digits as a price.
+    pub line_items: Option<String>,
+    pub price_context: Option<String>,
+    pub correction: Option<Correction>,
     pub created_at: Timestamp,
+}
+
+/// What a charge comes to beside what is paid for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Amounts {
+    pub list_cost_usd: Amount,
+    pub charge_usd: Amount,
+}
+
+/// What a row corrects, and why.
+#[derive(Debug, Clone)]
+pub struct Correction {
+    pub of: Uuid,
+    pub reason: String,
 }
 
 impl Charge {
@@ -92,13 +114,20 @@ const SHAPE: Shape = Shape {
         (c"input_tokens", pg_sys::INT8OID),
         (c"output_tokens", pg_sys::INT8OID),
         (c"cost_usd", pg_sys::NUMERICOID),
+        (c"list_cost_usd", pg_sys::NUMERICOID),
+        (c"charge_usd", pg_sys::NUMERICOID),
         (c"estimated_cost_usd", pg_sys::NUMERICOID),
         (c"price_source", pg_sys::TEXTOID),
+        (c"line_items", pg_sys::JSONBOID),
+        (c"price_context", pg_sys::JSONBOID),
+        (c"correction_of", pg_sys::UUIDOID),
+        (c"correction_reason", pg_sys::TEXTOID),
         (c"created_at", pg_sys::TIMESTAMPTZOID),
         (c"recorded_at", pg_sys::TIMESTAMPTZOID),
     ],
     checks: &[
         c"*_month",
+        c"ai_usage_correction_says_why",
         c"ai_usage_cost_not_negative",
         c"ai_usage_estimate_not_negative",
         c"ai_usage_input_not_negative",
@@ -123,6 +152,7 @@ pub fn insert_directly(charge: &Charge) -> Result<bool> {
     direct::prevent_if_read_only(c"INSERT");
     let Some(partition) = partitions::lock(charge.created_at)? else { return Ok(false) };
     let d = &charge.dimensions;
+    let correction = charge.correction.as_ref();
     let text = |value: Option<&str>| value.and_then(IntoDatum::into_datum);
     transaction::assign_id();
     let columns = [
@@ -141,8 +171,14 @@ pub fn insert_directly(charge: &Charge) -> Result<bool> {
         charge.input_tokens.into_datum(),
         charge.output_tokens.into_datum(),
         numeric::usd(Some(charge.cost_usd)),
+        numeric::usd(Some(charge.amounts.list_cost_usd)),
+        numeric::usd(Some(charge.amounts.charge_usd)),
         numeric::usd(charge.estimated_cost_usd),
         text(Some(charge.price_source.name())),
+        charge.line_items.as_deref().and_then(row::jsonb_of_text),
+        charge.price_context.as_deref().and_then(row::jsonb_of_text),
+        row::uuid(correction.map(|c| c.of)),
+        text(correction.map(|c| c.reason.as_str())),
         row::timestamp(Some(charge.created_at)),
         row::timestamp(Some(rollup::stamp()?)),
     ];
@@ -153,9 +189,14 @@ pub fn insert_directly(charge: &Charge) -> Result<bool> {
 pub fn insert_by_statement(spi: &Spi, charge: &Charge) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_usage (id, tenant_id, user_id, tier, provider, \
         model, response_model, feature, api_key_id, run_id, attributes, requests, input_tokens, \
-        output_tokens, cost_usd, estimated_cost_usd, price_source, created_at) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+        output_tokens, cost_usd, list_cost_usd, charge_usd, estimated_cost_usd, price_source, \
+        line_items, price_context, correction_of, correction_reason, created_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+        $19, $20, $21, $22, $23, $24)";
     let d = &charge.dimensions;
+    let correction = charge.correction.as_ref();
+    let jsonb =
+        |text: Option<&String>| text.map_or(Arg::NullJsonb, |text| Arg::Jsonb(text.clone()));
     let args = [
         charge.id.into(),
         d.tenant_id.into(),
@@ -172,12 +213,41 @@ pub fn insert_by_statement(spi: &Spi, charge: &Charge) -> Result<()> {
         Arg::Int(Some(charge.input_tokens)),
         Arg::Int(Some(charge.output_tokens)),
         Arg::Numeric(Some(charge.cost_usd)),
+        Arg::Numeric(Some(charge.amounts.list_cost_usd)),
+        Arg::Numeric(Some(charge.amounts.charge_usd)),
         Arg::Numeric(charge.estimated_cost_usd),
         charge.price_source.name().into(),
+        jsonb(charge.line_items.as_ref()),
+        jsonb(charge.price_context.as_ref()),
+        Arg::Uuid(correction.map(|c| c.of)),
+        correction.map(|c| c.reason.as_str()).into(),
         charge.created_at.into(),
     ];
-    spi.write(SQL, &args, |_| Ok(()))?;
+    correcting(correction.is_some(), || spi.write(SQL, &args, |_| Ok(())))?;
     Ok(())
+}
+
+thread_local! {
+    /// Whether the statement that runs books a correction.
+    static CORRECTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks the booking of a correction for the length of a closure, however it ends.
+fn correcting<R>(is_correction: bool, work: impl FnOnce() -> R) -> R {
+    struct Correcting;
+    impl Drop for Correcting {
+        fn drop(&mut self) {
+            CORRECTING.set(false);
+        }
+    }
+    CORRECTING.set(is_correction);
+    let _correcting = Correcting;
+    work()
+}
+
+/// Whether a correction is being booked by the extension; nobody else may.
+pub fn is_correcting() -> bool {
+    CORRECTING.get()
 }
 
 /// Finds a charge by its reservation's id, in the partition that the id names.

@@ -4,7 +4,7 @@
 use ai_limiter_domain::verdict::Answer;
 use ai_limiter_domain::{Amount, Timestamp};
 use pgrx::callconv::{BoxRet, FcInfo};
-use pgrx::{IntoDatum, JsonB, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -46,12 +46,29 @@ pub fn jsonb(value: &Value) -> Option<pg_sys::Datum> {
             Value::Object(all) if all.is_empty() => {
                 pgrx::direct_function_call_as_datum(pg_sys::jsonb_build_object_noargs, &[])
             }
-            value => JsonB(value.clone()).into_datum(),
+            value => jsonb_of_text(&value.to_string()),
         }
     }
 }
 
+/// JSON text, with the digits that its numbers have.
+pub fn jsonb_of_text(text: &str) -> Option<pg_sys::Datum> {
+    let text = std::ffi::CString::new(text).ok()?;
+    // SAFETY: jsonb_in(cstring) reads the text, which outlives the call; it raises where that is no JSON.
+    unsafe {
+        pgrx::direct_function_call_as_datum(
+            pg_sys::jsonb_in,
+            &[Some(pg_sys::Datum::from(text.as_ptr()))],
+        )
+    }
+}
+
 impl Composite {
+    /// These columns.
+    pub fn of(columns: Columns) -> Self {
+        Self(columns)
+    }
+
     /// `ai_verdict`, and with a hold `ai_reservation_verdict`.
     pub fn verdict(answer: &Answer, with_reservation: bool) -> Self {
         let text = |value: Option<&str>| value.and_then(IntoDatum::into_datum);

@@ -57,10 +57,14 @@ impl RowTrigger {
         }
     }
 
-    fn set(&mut self, name: &CStr, value: Option<pg_sys::Datum>) -> Result<()> {
+    /// Gives a column a value of its type.
+    pub fn set(&mut self, name: &CStr, value: Option<pg_sys::Datum>) -> Result<()> {
         let number = self.number(name)?;
-        self.numbers.push(number);
-        self.values.push(value.unwrap_or(pg_sys::Datum::from(0)));
+        // A null column stays null, and is refused where it must not be.
+        if let Some(value) = value {
+            self.numbers.push(number);
+            self.values.push(value);
+        }
         Ok(())
     }
 

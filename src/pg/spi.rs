@@ -77,7 +77,7 @@ impl Arg {
         match self {
             Arg::Uuid(v) => v.and_then(|v| super::uuid::to_pg(v).into_datum()),
             Arg::Text(v) => v.as_deref().and_then(IntoDatum::into_datum),
-            Arg::Jsonb(v) => JsonB(serde_json::from_str(v).unwrap_or_default()).into_datum(),
+            Arg::Jsonb(v) => super::row::jsonb_of_text(v),
             Arg::NullJsonb => None,
             Arg::Int(v) => v.and_then(IntoDatum::into_datum),
             Arg::Numeric(v) => v.and_then(|v| super::numeric::from_amount(v).into_datum()),
@@ -100,7 +100,8 @@ impl Row<'_> {
         Self { tuple, descriptor, lives: PhantomData }
     }
 
-    fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
+    /// As it is; valid while the row is.
+    pub fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: tuple and descriptor belong to what this borrow keeps alive.
         let datum =

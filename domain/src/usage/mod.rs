@@ -18,9 +18,6 @@ mod parts;
 mod shape;
 mod stream;
 mod telemetry;
-mod tokens;
-
-pub use tokens::{TokenUsage, parse};
 
 use crate::error::{Error, Result};
 use crate::pricing::Quantities;
