@@ -6,6 +6,7 @@ use crate::admission::{adjust, cache};
 use crate::counters::memory;
 use crate::counters::memory::transaction;
 use crate::ledger::{rollup, usage};
+use crate::pg::relation;
 use crate::pg::row_trigger::{RowTrigger, TriggeredRow};
 use crate::pg::stamp;
 use ai_limiter_domain::call::{self, required};
@@ -86,7 +87,8 @@ fn complete_amounts(trigger: &mut RowTrigger) -> Result<()> {
 }
 
 /// Corrections may be negative, and are the extension's to book. What was dumped or replicated was booked
-/// before.
+/// before. Anybody can set `row_security` off, and a server may insert here: so only who is as good as the
+/// owner, whom a restore needs anyway to attach the partitions, is believed to restore.
 fn refuse_correction(trigger: &RowTrigger) -> Result<()> {
     let of = trigger.row().uuid(trigger.number(c"correction_of")?);
     // SAFETY: settings of this backend.
@@ -94,7 +96,10 @@ fn refuse_correction(trigger: &RowTrigger) -> Result<()> {
         !pg_sys::row_security
             || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
     };
-    if of.is_none() || usage::is_correcting() || is_copy {
+    if of.is_none() || usage::is_correcting() {
+        return Ok(());
+    }
+    if is_copy && relation::is_as_good_as_owned(relation::oid(c"ai_usage")?)? {
         return Ok(());
     }
     Err(Error::invalid("corrections cannot be inserted")
