@@ -119,7 +119,7 @@ COMMENT ON COLUMN ai_limiter.ai_usage.charge_usd IS 'What the tenant is charged 
 COMMENT ON COLUMN ai_limiter.ai_usage.estimated_cost_usd IS 'What had been held for it, in US dollars; null without a hold or a price.';
 COMMENT ON COLUMN ai_limiter.ai_usage.price_source IS 'Where cost_usd came from: caller, ai_prices, catalog, estimate when nothing better was known, or adjustment and reprice of a correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.line_items IS 'What cost_usd is made of: an array of objects with class, quantity, unit_price_usd (of one), price_source and cost_usd, which add up to it. Null in a row that an app inserted itself; ai_usage_line_items shows such a row as one item.';
-COMMENT ON COLUMN ai_limiter.ai_usage.price_context IS 'What the price depended on beside model and time, as the response said it: service_tier, processing; null when nothing.';
+COMMENT ON COLUMN ai_limiter.ai_usage.price_context IS 'What the price depended on beside model and time, as the response said it: service_tier, processing; and model, the name that was priced where no column has it. Null when nothing.';
 COMMENT ON COLUMN ai_limiter.ai_usage.correction_of IS 'The row that this one corrects; null in a row that is no correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.correction_reason IS 'Why it was corrected; null in a row that is no correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.created_at IS 'When the call was made; decides the windows that it counts in. Never in the future.';

@@ -152,6 +152,8 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
     let Some(costs) = costs(&prices, &used, actual.cost_usd, Some(held))? else {
         return Err(Error::invalid("cost cannot be known").hint("Give cost_usd."));
     };
+    let price_context =
+        context_column(&usage.context, &answered, response_model.as_deref(), d.model.as_deref());
     Ok(Charge {
         id: hold.id,
         dimensions: d.clone(),
@@ -164,7 +166,7 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         price_source: costs.source,
         amounts: costs.amounts,
         line_items: Some(costs.line_items),
-        price_context: context_column(&usage.context),
+        price_context,
         correction: None,
         created_at: hold.created_at,
     })
@@ -175,9 +177,24 @@ fn tokens_of(quantities: &Quantities) -> (i64, i64) {
     (tokens(Class::INPUT_TOKENS), tokens(Class::OUTPUT_TOKENS))
 }
 
-fn context_column(context: &BTreeMap<String, String>) -> Option<String> {
+/// What the price depended on beside what the ledger has anyway: the terms, and the name that was priced
+/// where neither the model that answered nor the canonical name of the requested one is it.
+fn context_column(
+    context: &BTreeMap<String, String>,
+    priced: &Call,
+    response_model: Option<&str>,
+    model: Option<&str>,
+) -> Option<String> {
+    let mut context = context.clone();
+    let priced = priced.requested_model.as_deref();
+    if let Some(name) = priced.filter(|_| priced != response_model && priced != model) {
+        context.insert(PRICED_MODEL.to_owned(), name.to_owned());
+    }
     (!context.is_empty()).then(|| json!(context).to_string())
 }
+
+/// The key of `price_context` for a name that was priced.
+pub const PRICED_MODEL: &str = "model";
 
 /// Gives a hold back; false when it no longer counted.
 pub fn release(caller: &Caller, id: Uuid) -> Result<bool> {
@@ -274,6 +291,8 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         });
     };
     let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
+    let model = call.dimensions.model.as_deref();
+    let price_context = context_column(&usage.context, &answered, usage.model.as_deref(), model);
     Ok(Charge {
         id: id::at(created_at),
         dimensions: call.dimensions.clone(),
@@ -286,7 +305,7 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         price_source: costs.source,
         amounts: costs.amounts,
         line_items: Some(costs.line_items),
-        price_context: context_column(&usage.context),
+        price_context,
         correction: None,
         created_at,
     })

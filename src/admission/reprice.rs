@@ -6,6 +6,7 @@
 //! counters are loaded anew when it commits.
 
 use super::cache;
+use super::charge::PRICED_MODEL;
 use super::correction::book;
 use crate::counters::memory;
 use crate::ledger::corrections::{self, Booked, Total};
@@ -73,22 +74,25 @@ pub fn reprice(
     Ok(models)
 }
 
-/// What a row costs at the prices of its time, as they are now; `None` where there is none. The ledger
-/// keeps the model that answered as it was written, and the one that was asked for by its canonical name.
+/// What a row costs at the prices of its time, as they are now, by the name that it was priced by; `None`
+/// where there is none.
 fn recomputed(row: &Booked) -> Result<Option<Total>> {
+    let mut context: BTreeMap<String, String> = row
+        .price_context
+        .clone()
+        .and_then(|context| serde_json::from_value(context).ok())
+        .unwrap_or_default();
     let mut call = Call { dimensions: row.dimensions.clone(), ..Call::default() };
     call.set_model(
-        row.response_model.clone().or_else(|| row.dimensions.model.clone()),
+        context
+            .remove(PRICED_MODEL)
+            .or_else(|| row.response_model.clone())
+            .or_else(|| row.dimensions.model.clone()),
         row.dimensions.provider.clone(),
     )?;
     if call.requested_model.is_none() {
         return Ok(None);
     }
-    let context: BTreeMap<String, String> = row
-        .price_context
-        .clone()
-        .and_then(|context| serde_json::from_value(context).ok())
-        .unwrap_or_default();
     let context: Vec<_> = context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let prices = cache::current(|config| config.prices(&call, row.created_at))?;
     let quantities = used(row);

@@ -6,6 +6,7 @@ use crate::admission::{adjust, cache};
 use crate::counters::memory;
 use crate::counters::memory::transaction;
 use crate::ledger::{rollup, usage};
+use crate::pg::relation;
 use crate::pg::row_trigger::{RowTrigger, TriggeredRow};
 use crate::pg::stamp;
 use ai_limiter_domain::call::{self, required};
@@ -87,14 +88,16 @@ fn complete_amounts(trigger: &mut RowTrigger) -> Result<()> {
 }
 
 /// Corrections may be negative, and are the extension's to book; line items and what their price depended
-/// on are read by views. What was dumped or replicated was checked before.
+/// on are read by views. What was dumped or replicated was checked before. Anybody can set `row_security`
+/// off, and a server may insert here: so only who is as good as the owner, whom a restore needs anyway to
+/// attach the partitions, is believed to restore.
 fn check_what_is_the_extensions(trigger: &RowTrigger) -> Result<()> {
     // SAFETY: settings of this backend.
     let is_copy = unsafe {
         !pg_sys::row_security
             || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
     };
-    if is_copy {
+    if is_copy && relation::is_as_good_as_owned(relation::oid(c"ai_usage")?)? {
         return Ok(());
     }
     let row = trigger.row();
