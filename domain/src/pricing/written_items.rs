@@ -12,7 +12,7 @@ struct Item<'a> {
     #[serde(borrow)]
     quantity: &'a RawValue,
     #[serde(borrow)]
-    unit_price_usd: &'a RawValue,
+    unit_price_usd: Option<&'a RawValue>,
     #[serde(borrow)]
     cost_usd: &'a RawValue,
     #[serde(borrow)]
@@ -34,8 +34,8 @@ pub fn check(json: &str, cost_usd: Amount) -> Result<()> {
         if texts.into_iter().flatten().any(|text| text.trim().is_empty()) {
             return Err(invalid("has an item with an empty class or price_source"));
         }
-        let optional = [item.list_unit_price_usd, item.list_cost_usd];
-        let numbers = [item.quantity, item.unit_price_usd, item.cost_usd];
+        let optional = [item.unit_price_usd, item.list_unit_price_usd, item.list_cost_usd];
+        let numbers = [item.quantity, item.cost_usd];
         for number in numbers.into_iter().chain(optional.into_iter().flatten()) {
             let is_number = Decimal::from_str_exact(number.get()).is_ok();
             if !is_number {
@@ -52,7 +52,7 @@ pub fn check(json: &str, cost_usd: Amount) -> Result<()> {
 
 fn invalid(what: &str) -> Error {
     Error::invalid(format!("line_items {what}")).hint(
-        "An item is an object with class, quantity, unit_price_usd and cost_usd; leave line_items out where they are not known.",
+        "An item is an object with class, quantity and cost_usd, and unit_price_usd where it has one; leave line_items out where they are not known.",
     )
 }
 
