@@ -42,7 +42,7 @@ DO $$
 DECLARE
     asking constant text := 'check_ai_limit, within_ai_limit, require_ai_limit, get_ai_limits, '
         'explain_ai_limit, get_user_daily_ai_usage, get_ai_cost_alerts, get_global_ai_cost, '
-        'get_ai_cost, estimate_ai_cost, ai_counters, canonical_model_name, ai_window';
+        'get_ai_cost, estimate_ai_cost, count_tokens, ai_counters, canonical_model_name, ai_window';
     acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
         'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '

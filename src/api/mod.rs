@@ -11,6 +11,7 @@ mod ledger_triggers;
 mod operating;
 mod reporting;
 mod statistics;
+mod tokens;
 mod triggers;
 
 use crate::error::report;
