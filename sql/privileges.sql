@@ -46,6 +46,7 @@ DECLARE
     acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
         'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '
+        'import_ai_usage, '
         'checked_limit, '
         'overlapping_price, require_tier';
     reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
@@ -81,6 +82,9 @@ BEGIN
             ai_limiter.ai_suspensions TO service_role;
         GRANT USAGE ON SEQUENCE ai_limiter.ai_limits_id_seq, ai_limiter.ai_prices_id_seq,
             ai_limiter.ai_price_catalogs_id_seq TO service_role;
+        -- Deleting an import lets it begin anew.
+        GRANT SELECT, DELETE ON ai_limiter.ai_usage_imports TO service_role;
+        GRANT SELECT ON ai_limiter.ai_usage_import_refusals TO service_role;
         -- What makes a role a server: it may act for anyone.
         GRANT INSERT ON ai_limiter.ai_reservations, ai_limiter.ai_usage TO service_role;
     END IF;

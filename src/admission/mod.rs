@@ -1,6 +1,6 @@
 //! May this call run? Who asks ([`caller`]), what it would cost ([`estimate`]), which rules apply
 //! and what they say ([`assess`], and [`in_memory`] by the counters in shared memory), and holding or
-//! booking it ([`hold`], [`charge`]). [`adjust`] tells those counters of what was not admitted;
+//! booking it ([`hold`], [`charge`], and [`import`] what was booked elsewhere). [`adjust`] tells those counters of what was not admitted;
 //! [`standing`] answers what is left, and why a rule does or does not apply.
 
 pub mod adjust;
@@ -14,6 +14,7 @@ pub mod estimate;
 pub mod expiry;
 pub mod hold;
 pub mod housekeeping;
+pub mod import;
 mod in_memory;
 pub mod rule_change;
 pub mod standing;

@@ -143,6 +143,7 @@ fn record_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<pgrx::Uuid> {
             call,
             idempotency_key: call::text(args.get(CALL + 2), "idempotency_key")?,
             created_at: args.timestamp(CALL + 3),
+            id: None,
         };
         charge::record(&caller, request).map(to_pg)
     })

@@ -7,6 +7,7 @@
 mod admission;
 mod arguments;
 mod identity;
+mod import;
 mod ledger_triggers;
 mod operating;
 mod reporting;

@@ -36,6 +36,8 @@ pub enum Class {
     Rollup = 0xA109,
     /// Making what is rolled up of one partition stale.
     RollupPartition = 0xA10A,
+    /// Importing one source.
+    Import = 0xA10B,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
