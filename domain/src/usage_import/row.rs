@@ -74,10 +74,14 @@ fn whole(text: Option<String>, what: &str) -> Result<Option<i64>> {
     if let Ok(number) = text.trim().parse() {
         return Ok(Some(number));
     }
+    let out_of_range = || Error::out_of_range(format!("{what} is out of range"));
+    // More digits than a decimal has.
+    if text.trim().trim_start_matches(['-', '+']).bytes().all(|b| b.is_ascii_digit()) {
+        return Err(out_of_range());
+    }
     let number = decimal(&text).filter(|number| number.fract().is_zero());
     let number = number.ok_or_else(|| Error::invalid(format!("{what} is no whole number")))?;
-    let number = i64::try_from(number.trunc());
-    number.map(Some).map_err(|_| Error::out_of_range(format!("{what} is out of range")))
+    i64::try_from(number.trunc()).map(Some).map_err(|_| out_of_range())
 }
 
 fn cost(text: Option<String>) -> Result<Option<Amount>> {
@@ -162,6 +166,7 @@ mod tests {
         for (field, text) in [
             (Field::InputTokens, "-1"),
             (Field::OutputTokens, "9999999999999999999999"),
+            (Field::OutputTokens, "-99999999999999999999999999999999"),
             (Field::Requests, "0"),
             (Field::CostUsd, "-0.01"),
             (Field::CostUsd, "1e9"),

@@ -40,7 +40,7 @@ impl Source {
     pub fn find(oid: pg_sys::Oid) -> Result<Self> {
         const SQL: &str = "SELECT a.attname::pg_catalog.text, a.atttypid::pg_catalog.int8 \
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid \
-            WHERE c.oid::pg_catalog.int8 OPERATOR(pg_catalog.=) $1 \
+            WHERE c.oid OPERATOR(pg_catalog.=) $1::pg_catalog.oid \
             AND c.relkind::pg_catalog.text OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f}'::pg_catalog.text[]) \
             AND c.relnamespace OPERATOR(pg_catalog.<>) 'ai_limiter'::pg_catalog.regnamespace \
             AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped";
