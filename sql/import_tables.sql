@@ -29,15 +29,15 @@ COMMENT ON COLUMN ai_limiter.ai_usage_imports.finished_at IS 'When the last call
 COMMENT ON COLUMN ai_limiter.ai_usage_imports.started_by IS 'The database role that began it: session_user, and the role that it had set.';
 
 CREATE TABLE ai_limiter.ai_usage_import_refusals (
-    import_id bigint NOT NULL REFERENCES ai_limiter.ai_usage_imports (id) ON DELETE CASCADE,
+    import_id bigint NOT NULL,
     source_key text NOT NULL,
     reason text NOT NULL,
     sqlstate text NOT NULL,
     refused_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (import_id, source_key)
 );
-COMMENT ON TABLE ai_limiter.ai_usage_import_refusals IS 'Rows that import_ai_usage() did not book, and why.';
-COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.import_id IS 'The import.';
+COMMENT ON TABLE ai_limiter.ai_usage_import_refusals IS 'Rows that import_ai_usage() did not book, and why. Those of an import that was deleted go when the next one begins.';
+COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.import_id IS 'The import, a row of ai_usage_imports.';
 COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.source_key IS 'The key of the row in the source, as text.';
 COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.reason IS 'What is wrong with it.';
 COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.sqlstate IS 'The same as an error code of Postgres.';

@@ -41,6 +41,9 @@ pub fn find_or_begin(spi: &Spi, source: &str, mapping: &Value) -> Result<Import>
     const BEGIN: &str = "INSERT INTO ai_limiter.ai_usage_imports (source, mapping, started_by) \
         VALUES ($1, $2, session_user || CASE current_setting('role') WHEN 'none' THEN '' \
         ELSE ' as ' || current_setting('role') END) RETURNING id";
+    // Of imports that were deleted. No foreign key does it: tables restore in any order.
+    const SWEEP: &str = "DELETE FROM ai_limiter.ai_usage_import_refusals r WHERE NOT EXISTS \
+        (SELECT FROM ai_limiter.ai_usage_imports i WHERE i.id = r.import_id)";
     let args = [source.into(), Arg::Jsonb(mapping.to_string())];
     let found = spi.read(FIND, &args, |row| {
         let import = Import {
@@ -61,6 +64,7 @@ pub fn find_or_begin(spi: &Spi, source: &str, mapping: &Value) -> Result<Import>
             ))
         }
         None => {
+            spi.write(SWEEP, &[], |_| Ok(()))?;
             let ids = spi.write(BEGIN, &args, |row| required(row.int(1), "id"))?;
             let id = required(ids.into_iter().next(), "id")?;
             Ok(Import { id, last_key: None, imported: 0, refused: 0, is_complete: false })

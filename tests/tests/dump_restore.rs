@@ -62,7 +62,10 @@ fn filled_database() -> Database {
         SELECT ai_limiter.settle_ai_usage(reservation_id, cost_usd => 0.25)
             FROM ai_limiter.reserve_ai_usage(:u1, :t1, cost_usd => 0.5, idempotency_key => 'settled');
         SELECT ai_limiter.reserve_ai_usage(:u1, :t1, cost_usd => 2, run_id => 'r1');
-        SELECT ai_limiter.reserve_ai_usage(:u3, :t2, cost_usd => 0)";
+        SELECT ai_limiter.reserve_ai_usage(:u3, :t2, cost_usd => 0);
+        CREATE VIEW public.elsewhere AS SELECT n AS id, timestamptz '2025-05-06 07:08:09+00' AS created_at,
+            n AS cost_usd FROM generate_series(-1, 3) n;
+        SELECT ai_limiter.import_ai_usage('public.elsewhere', batch_rows => 3)";
     run(&mut owner, &numbered(configured));
     run(&mut owner, &numbered(called));
     database
@@ -90,6 +93,8 @@ fn picture(client: &mut Client) -> String {
         "ai_usage",
         "ai_idempotency",
         "ai_denials",
+        "ai_usage_imports",
+        "ai_usage_import_refusals",
     ];
     let mut questions: Vec<String> = tables
         .iter()

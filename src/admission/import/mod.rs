@@ -32,7 +32,9 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgMemoryContexts, pg_sys};
 use serde_json::Value;
 
-/// Rows that are read, and tried, together: 10,000 rows are forty subtransactions.
+/// Rows that are read at once: where the key has no index each time is a sort of the source.
+const PAGE: usize = 10_000;
+/// Rows that are tried together: a page is forty subtransactions.
 const CHUNK: usize = 256;
 /// Up to here each row is told to the counters.
 const FEW: usize = 64;
@@ -57,11 +59,11 @@ pub fn import(
     }
     let booking = Booking { caller, source: &source, reading, mapping: &columns };
     let mut left = batch_rows.unwrap_or(usize::MAX);
-    // What a chunk leaves behind goes with it: an import may be of any size.
+    // What a page leaves behind goes with it: an import may be of any size.
     let mut memory = PgMemoryContexts::new("ai_limiter import");
     while left > 0 && !import.is_complete {
-        // SAFETY: nothing of Postgres's outlives the chunk.
-        left -= unsafe { memory.switch_to(|_| booking.chunk(&mut import, left.min(CHUNK))) }?;
+        // SAFETY: nothing of Postgres's outlives the page.
+        left -= unsafe { memory.switch_to(|_| booking.page(&mut import, left.min(PAGE))) }?;
         // SAFETY: not the current context.
         unsafe { memory.reset() };
     }
@@ -78,7 +80,7 @@ struct Booking<'a> {
 
 impl Booking<'_> {
     /// The next rows, at most `most`; says how many.
-    fn chunk(&self, import: &mut Import, most: usize) -> Result<usize> {
+    fn page(&self, import: &mut Import, most: usize) -> Result<usize> {
         // One more tells whether there is more, and whether the key is one.
         let mut rows = self.reading.next(self.mapping, import.last_key.as_deref(), most + 1)?;
         if let Some(twice) = rows.windows(2).find(|pair| pair[0].key == pair[1].key) {
@@ -88,22 +90,30 @@ impl Booking<'_> {
         }
         import.is_complete = rows.len() <= most;
         rows.truncate(most);
-        let Some(last) = rows.last() else { return Ok(0) };
-        import.last_key = Some(last.key.clone());
-        let refusals = if rows.len() > FEW {
+        if rows.len() > FEW {
             memory::begin_bulk()?;
-            match attempt(|| self.together(&rows), |_| true)? {
-                Ok(refusals) => refusals,
-                Err(error) if is_of_a_row(&error) => self.apart(&rows)?,
-                Err(error) => error.rethrow(),
-            }
-        } else {
-            self.apart(&rows)?
-        };
-        import.imported += (rows.len() - refusals.len()) as i64;
-        import.refused += refusals.len() as i64;
-        as_owner(|spi| imports::refuse(spi, import.id, &refusals))?;
+        }
+        for chunk in rows.chunks(CHUNK) {
+            let refusals = self.chunk(chunk)?;
+            import.imported += (chunk.len() - refusals.len()) as i64;
+            import.refused += refusals.len() as i64;
+            as_owner(|spi| imports::refuse(spi, import.id, &refusals))?;
+        }
+        if let Some(last) = rows.last() {
+            import.last_key = Some(last.key.clone());
+        }
         Ok(rows.len())
+    }
+
+    fn chunk(&self, rows: &[SourceRow]) -> Result<Vec<Refusal>> {
+        if rows.len() <= FEW {
+            return self.apart(rows);
+        }
+        match attempt(|| self.together(rows), |_| true)? {
+            Ok(refusals) => Ok(refusals),
+            Err(error) if is_of_a_row(&error) => self.apart(rows),
+            Err(error) => error.rethrow(),
+        }
     }
 
     /// In one subtransaction, where nothing that fails has written.
