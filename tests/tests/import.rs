@@ -251,26 +251,36 @@ fn each_row_goes_to_its_month_at_the_price_of_its_time() {
 #[test]
 fn the_source_is_read_with_the_callers_own_rights() {
     let (_database, mut client) = database_with(10);
-    client.run("SET ROLE service_role");
+    // A server that row-level security holds for, unlike service_role.
+    client.run(
+        "DO $$ BEGIN CREATE ROLE importing_server; EXCEPTION WHEN duplicate_object THEN END $$; \
+         GRANT USAGE ON SCHEMA ai_limiter TO importing_server; \
+         GRANT INSERT ON ai_limiter.ai_reservations TO importing_server; \
+         GRANT EXECUTE ON FUNCTION ai_limiter.import_ai_usage TO importing_server; \
+         SET ROLE importing_server",
+    );
     let error = client.rows(&import_sql("NULL")).unwrap_err();
     assert_eq!(sqlstate(&error), "42501", "{}", explained(&error));
     assert!(explained(&error).contains("permission denied for table calls"));
     client.run(
-        "RESET ROLE; GRANT SELECT ON public.calls TO service_role; \
+        "RESET ROLE; GRANT SELECT ON public.calls TO importing_server; \
          ALTER TABLE public.calls ENABLE ROW LEVEL SECURITY; \
-         CREATE POLICY a_few ON public.calls FOR SELECT TO service_role USING (id <= 4); \
+         CREATE POLICY a_few ON public.calls FOR SELECT TO importing_server USING (id <= 4); \
          CREATE FUNCTION public.whoami(id bigint) RETURNS text LANGUAGE sql VOLATILE AS 'SELECT current_user::text'; \
-         CREATE VIEW public.seen WITH (security_invoker = true) AS SELECT *, public.whoami(id) AS feature FROM public.calls; \
-         GRANT SELECT ON public.seen TO service_role; SET ROLE service_role",
+         CREATE VIEW public.seen WITH (security_invoker = true) AS \
+             SELECT *, public.whoami(id) AS feature FROM public.calls; \
+         GRANT SELECT ON public.seen TO importing_server; SET ROLE importing_server",
     );
-    assert_eq!(
-        client.value(&import_sql("NULL").replace("public.calls", "public.seen")),
-        "4 0 true"
-    );
-    assert_eq!(client.value("SELECT DISTINCT feature FROM ai_limiter.ai_usage"), "service_role");
+    let import = import_sql("NULL").replace("public.calls", "public.seen");
+    assert_eq!(client.value(&import), "4 0 true");
+    client.run("RESET ROLE");
+    let who = "SELECT DISTINCT feature FROM ai_limiter.ai_usage";
+    assert_eq!(client.value(who), "importing_server");
+    let started = "SELECT started_by FROM ai_limiter.ai_usage_imports";
+    assert_eq!(client.value(started), "postgres as importing_server");
     // Whoever is no server does not import.
     client.run(
-        "RESET ROLE; GRANT EXECUTE ON FUNCTION ai_limiter.import_ai_usage TO authenticated; \
+        "GRANT EXECUTE ON FUNCTION ai_limiter.import_ai_usage TO authenticated; \
         GRANT SELECT ON public.calls TO authenticated; SET ROLE authenticated",
     );
     let error = client.rows(&import_sql("NULL")).unwrap_err();

@@ -69,6 +69,6 @@ SELECT import_ai_usage('public.same');
 SET ROLE service_role;
 SELECT import_ai_usage('public.same');
 DELETE FROM ai_usage_imports WHERE source = 'public.same';
-SELECT * FROM ai_usage_import_refusals;
+SELECT source_key FROM ai_usage_import_refusals;
 RESET ROLE;
 SELECT * FROM books;
