@@ -149,6 +149,7 @@ CREATE TABLE ai_limiter.ai_price_catalogs (
     catalog jsonb NOT NULL,
     providers integer NOT NULL,
     models integer NOT NULL,
+    unknown_price_keys text[] NOT NULL,
     loaded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     loaded_by text NOT NULL
 );
@@ -160,6 +161,7 @@ COMMENT ON COLUMN ai_limiter.ai_price_catalogs.id IS 'The order in which they we
 COMMENT ON COLUMN ai_limiter.ai_price_catalogs.catalog IS 'The catalogue as the genai-prices project publishes it (v2): an array of providers.';
 COMMENT ON COLUMN ai_limiter.ai_price_catalogs.providers IS 'How many providers it has.';
 COMMENT ON COLUMN ai_limiter.ai_price_catalogs.models IS 'How many models it prices.';
+COMMENT ON COLUMN ai_limiter.ai_price_catalogs.unknown_price_keys IS 'Prices in it that this release cannot apply, as provider/model/key.';
 COMMENT ON COLUMN ai_limiter.ai_price_catalogs.loaded_at IS 'When it was taken.';
 COMMENT ON COLUMN ai_limiter.ai_price_catalogs.loaded_by IS 'Who took it: session_user, the role that it had set, and the claim sub where claims count.';
 

@@ -61,6 +61,12 @@ LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'overlapping_price_wrapper';
 COMMENT ON FUNCTION ai_limiter.overlapping_price(bigint, uuid, text, text, text) IS
     'Private: another price row for the same model that is valid in a part of the same time; null when there is none.';
 
+CREATE FUNCTION ai_limiter.checked_price(input_usd_per_million_tokens text, output_usd_per_million_tokens text,
+    usd_per_request text, unit_prices text, discount_factor text, markup_factor text) RETURNS void
+LANGUAGE c IMMUTABLE AS 'MODULE_PATHNAME', 'checked_price_wrapper';
+COMMENT ON FUNCTION ai_limiter.checked_price(text, text, text, text, text, text) IS
+    'Private: raises 22023 or 22003 where the prices of a row make no sense.';
+
 CREATE FUNCTION ai_limiter.ai_prices_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -71,6 +77,8 @@ BEGIN
         NEW.discount_factor, NEW.markup_factor) THEN
         RAISE EXCEPTION 'a price must be a finite number' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    PERFORM ai_limiter.checked_price(NEW.input_usd_per_million_tokens::text, NEW.output_usd_per_million_tokens::text,
+        NEW.usd_per_request::text, NEW.unit_prices::text, NEW.discount_factor::text, NEW.markup_factor::text);
     other := ai_limiter.overlapping_price(NEW.id, NEW.tenant_id, NEW.provider, NEW.model,
         NEW.valid_during::text);
     IF other IS NOT NULL THEN

@@ -82,8 +82,8 @@ CREATE TABLE ai_limiter.ai_usage (
     input_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_input_not_negative CHECK (input_tokens >= 0),
     output_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_output_not_negative CHECK (output_tokens >= 0),
     cost_usd numeric(20,12) NOT NULL,
-    list_cost_usd numeric(20,12) NOT NULL,
-    charge_usd numeric(20,12) NOT NULL,
+    list_cost_usd numeric(20,12),
+    charge_usd numeric(20,12),
     estimated_cost_usd numeric(20,12) CONSTRAINT ai_usage_estimate_not_negative
         CHECK (estimated_cost_usd >= 0 AND estimated_cost_usd <> 'NaN'),
     price_source text NOT NULL DEFAULT 'caller',
@@ -93,8 +93,8 @@ CREATE TABLE ai_limiter.ai_usage (
     correction_reason text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     recorded_at timestamptz NOT NULL,
-    CONSTRAINT ai_usage_cost_not_negative CHECK (cost_usd <> 'NaN' AND list_cost_usd <> 'NaN' AND charge_usd <> 'NaN'
-        AND (correction_of IS NOT NULL OR (cost_usd >= 0 AND list_cost_usd >= 0 AND charge_usd >= 0))),
+    CONSTRAINT ai_usage_cost_not_negative CHECK ('NaN' NOT IN (cost_usd, coalesce(list_cost_usd, 0), coalesce(charge_usd, 0))
+        AND (correction_of IS NOT NULL OR least(cost_usd, list_cost_usd, charge_usd) >= 0)),
     CONSTRAINT ai_usage_correction_says_why CHECK ((correction_of IS NULL) = (correction_reason IS NULL))
 ) PARTITION BY RANGE (created_at);
 COMMENT ON TABLE ai_limiter.ai_usage IS
@@ -114,8 +114,8 @@ COMMENT ON COLUMN ai_limiter.ai_usage.requests IS 'How many requests the row sta
 COMMENT ON COLUMN ai_limiter.ai_usage.input_tokens IS 'Input tokens, cached ones included.';
 COMMENT ON COLUMN ai_limiter.ai_usage.output_tokens IS 'Output tokens, reasoning included.';
 COMMENT ON COLUMN ai_limiter.ai_usage.cost_usd IS 'What it cost, in US dollars; limits count this. Negative only in a correction.';
-COMMENT ON COLUMN ai_limiter.ai_usage.list_cost_usd IS 'What it would have cost at the public price, in US dollars; cost_usd where no other is known, also when an insert leaves it null.';
-COMMENT ON COLUMN ai_limiter.ai_usage.charge_usd IS 'What the tenant is charged for it, in US dollars: cost_usd with the markup; cost_usd when an insert leaves it null.';
+COMMENT ON COLUMN ai_limiter.ai_usage.list_cost_usd IS 'What it would have cost at the public price, in US dollars; cost_usd where no other is known, also when an insert leaves it null; null in a row that passed the triggers by, which means cost_usd.';
+COMMENT ON COLUMN ai_limiter.ai_usage.charge_usd IS 'What the tenant is charged for it, in US dollars: cost_usd with the markup; cost_usd when an insert leaves it null; null in a row that passed the triggers by, which means cost_usd.';
 COMMENT ON COLUMN ai_limiter.ai_usage.estimated_cost_usd IS 'What had been held for it, in US dollars; null without a hold or a price.';
 COMMENT ON COLUMN ai_limiter.ai_usage.price_source IS 'Where cost_usd came from: caller, ai_prices, catalog, estimate when nothing better was known, or adjustment and reprice of a correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.line_items IS 'What cost_usd is made of: an array of objects with class, quantity, unit_price_usd (of one), price_source and cost_usd, which add up to it. Null in a row that an app inserted itself; ai_usage_line_items shows such a row as one item.';

@@ -42,18 +42,17 @@ DO $$
 DECLARE
     asking constant text := 'check_ai_limit, within_ai_limit, require_ai_limit, get_ai_limits, '
         'explain_ai_limit, get_user_daily_ai_usage, get_ai_cost_alerts, get_global_ai_cost, '
-        'get_ai_cost, estimate_ai_cost, count_tokens, ai_counters, canonical_model_name, ai_window';
+        'get_ai_cost, estimate_ai_cost, count_tokens, ai_catalog_prices, ai_counters, canonical_model_name, ai_window';
     acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
         'release_ai_usage, record_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '
-        'import_ai_usage, '
-        'checked_limit, '
+        'import_ai_usage, checked_limit, load_ai_price_catalog, checked_price_catalog, checked_price, '
         'overlapping_price, require_tier';
     reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
         'ai_limiter.ai_limits, ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts, '
         'ai_limiter.ai_cost_by_day, ai_limiter.ai_cost_by_model, ai_limiter.ai_cost_by_tenant, '
         'ai_limiter.ai_cost_by_user, ai_limiter.ai_cost_by_feature, ai_limiter.ai_limit_status, '
-        'ai_limiter.ai_usage_line_items';
+        'ai_limiter.ai_usage_line_items, ai_limiter.ai_model_prices';
 BEGIN
     IF pg_catalog.to_regrole('anon') IS NOT NULL THEN
         GRANT USAGE ON SCHEMA ai_limiter TO anon;

@@ -62,6 +62,34 @@ COMMENT ON COLUMN ai_limiter.ai_usage_line_items.unit_price_usd IS 'US dollars f
 COMMENT ON COLUMN ai_limiter.ai_usage_line_items.price_source IS 'Where the price came from: ai_prices, catalog, caller or estimate.';
 COMMENT ON COLUMN ai_limiter.ai_usage_line_items.cost_usd IS 'Quantity times unit price, rounded to 12 decimals so that a row''s items add up to its cost.';
 
+CREATE VIEW ai_limiter.ai_model_prices WITH (security_invoker = true) AS
+SELECT p.provider, p.model, NULL::text AS name, p.tenant_id, NULL::bigint AS context_window,
+    coalesce(p.unit_prices, '{}') || jsonb_strip_nulls(jsonb_build_object(
+        'input_mtok', p.input_usd_per_million_tokens, 'output_mtok', p.output_usd_per_million_tokens,
+        'requests_kcount', p.usd_per_request * 1000)) AS unit_prices,
+    '[]'::jsonb AS variants, p.discount_factor, p.markup_factor, p.valid_during,
+    'ai_prices'::text AS price_source, p.id AS price_id, p.source AS imported_from
+FROM ai_limiter.ai_prices p WHERE p.valid_during @> now()
+UNION ALL
+SELECT c.provider, c.model, c.name, NULL, c.context_window, c.unit_prices, c.variants, NULL, NULL, NULL,
+    'catalog', c.catalog_id, NULL
+FROM ai_limiter.ai_catalog_prices() c;
+COMMENT ON VIEW ai_limiter.ai_model_prices IS
+    'Every model that can be priced now: the rows of ai_prices that are valid and that the caller may see, which win, and the models of the catalogue.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.provider IS 'The provider whose price it is; null in a row of ai_prices for any.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.model IS 'The model, in ai_prices also a pattern with *.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.name IS 'The catalogue''s name of the model for people.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.tenant_id IS 'The tenant that has this price; null is everyone.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.context_window IS 'How many tokens fit into a call; null where it is not known.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.unit_prices IS 'US dollars by price key: input_mtok is for a million input tokens, web_searches_kcount for a thousand searches; a number, or base and tiers by the call''s input tokens. Empty in a row of ai_prices that only changes another price by its factors.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.variants IS 'Prices that hold instead under a condition, such as a service tier or a batch: an array of objects with when and unit_prices.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.discount_factor IS 'Of a row of ai_prices.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.markup_factor IS 'Of a row of ai_prices.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.valid_during IS 'Of a row of ai_prices.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.price_source IS 'ai_prices or catalog.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.price_id IS 'The row of ai_prices, or of ai_price_catalogs; null for the catalogue that came with the library.';
+COMMENT ON COLUMN ai_limiter.ai_model_prices.imported_from IS 'manual or litellm, of a row of ai_prices.';
+
 CREATE VIEW ai_limiter.ai_limit_status WITH (security_invoker = true) AS
 SELECT c.limit_name, c.limit_id, c.subject, c.tenant_id, c.user_id, c.metric, c.period, c.action,
     c.used, c.held, c.amount, c.headroom, c.window_start, c.resets_at

@@ -73,7 +73,12 @@ extension_sql_file!(
     name = "ledger_triggers",
     requires = ["config_triggers"]
 );
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["ledger_triggers"]);
+extension_sql_file!(
+    "../sql/price_functions.sql",
+    name = "price_functions",
+    requires = ["ledger_triggers"]
+);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["price_functions"]);
 extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["views"]);
 extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
@@ -91,5 +96,11 @@ static SEGMENTS: [&dyn pg::shmem::Segment; 5] = [
 extern "C-unwind" fn _PG_init() {
     settings::define();
     pg::shmem::request(&SEGMENTS);
+    if pg::shmem::is_preloading() {
+        // 80 ms once in the postmaster; every backend inherits what it has decoded.
+        ai_limiter_domain::pricing::Catalog::bundled()
+            .decode_all()
+            .expect("the bundled catalogue is valid");
+    }
     worker::register();
 }

@@ -114,8 +114,8 @@ const BARE_TABLES: &str = "
 
 /// The columns that [`ledger_rows`] gives.
 pub const LEDGER_COLUMNS: &str = "id, tenant_id, user_id, tier, model, response_model, requests, \
-    input_tokens, output_tokens, cost_usd, estimated_cost_usd, price_source, created_at, \
-    recorded_at";
+    input_tokens, output_tokens, cost_usd, list_cost_usd, charge_usd, estimated_cost_usd, \
+    price_source, created_at, recorded_at";
 
 /// A query for rows of the ledger: calls of all users, without a tenant, from the beginning of the
 /// month until now, in the order of time.
@@ -125,7 +125,7 @@ pub fn ledger_rows(plan: &Plan, rows: u64) -> String {
         "SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
                 || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
              '00000000-0000-0000-0000-000000000000'::uuid, {user}, 'bench', 'gpt-4o-mini',
-             'gpt-4o-mini', 1, 1187, 412, 0.00042525, 0.00066, 'ai_prices', at, at
+             'gpt-4o-mini', 1, 1187, 412, 0.00042525, 0.00042525, 0.00042525, 0.00066, 'ai_prices', at, at
          FROM generate_series(1::bigint, {rows}) n,
              LATERAL (SELECT month + (now() - month) * (n / {rows}::float8) AS at
                  FROM date_trunc('month', now()) month) t",

@@ -5,8 +5,6 @@
 //! 10⁸ USD, so that more than 10¹⁸ of them fit a counter before [`Amount::checked_add`] fails.
 
 use crate::error::{Error, Result};
-use rust_decimal::Decimal;
-use rust_decimal::prelude::{RoundingStrategy, ToPrimitive};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -49,18 +47,6 @@ impl Amount {
             .checked_sub(other.0)
             .map(Self)
             .ok_or_else(|| Error::out_of_range("counter out of range"))
-    }
-
-    /// Rounds once, half away from zero as Postgres's `numeric` does.
-    pub fn from_decimal(value: Decimal) -> Result<Self> {
-        let rounded = value.round_dp_with_strategy(SCALE, RoundingStrategy::MidpointAwayFromZero);
-        let whole = rounded.trunc();
-        let fraction = (rounded - whole) * Decimal::from(1_000_000_000_000_i64);
-        match (whole.to_i128(), fraction.to_i128()) {
-            (Some(w), Some(f)) => w.checked_mul(ONE).and_then(|w| w.checked_add(f)).map(Self),
-            _ => None,
-        }
-        .ok_or_else(|| Error::out_of_range("amount out of range"))
     }
 
     /// Reads the text form of a Postgres `numeric`; `what` names it in the error.
@@ -174,7 +160,6 @@ mod tests {
         assert_eq!(Amount::parse("0.0000000000005", "x").unwrap().pico(), 1);
         assert_eq!(Amount::parse("-0.0000000000005", "x").unwrap().pico(), -1);
         assert_eq!(Amount::parse("0.00000000000049999", "x").unwrap().pico(), 0);
-        assert_eq!(Amount::from_decimal("0.0000000000005".parse().unwrap()).unwrap().pico(), 1);
     }
 
     #[test]
@@ -188,15 +173,6 @@ mod tests {
         fn display_and_parse_are_inverse(pico in -(10_i128.pow(30))..10_i128.pow(30)) {
             let amount = Amount(pico);
             prop_assert_eq!(Amount::parse(&amount.to_string(), "x").unwrap(), amount);
-        }
-
-        #[test]
-        fn text_and_decimal_round_alike(mantissa in -(10_i64.pow(17))..10_i64.pow(17), scale in 0u32..20) {
-            let decimal = Decimal::new(mantissa, scale);
-            prop_assert_eq!(
-                Amount::from_decimal(decimal).unwrap(),
-                Amount::parse(&decimal.to_string(), "x").unwrap()
-            );
         }
     }
 }

@@ -16,7 +16,6 @@ pub mod limit;
 pub mod limit_document;
 pub mod model_name;
 pub mod precedence;
-pub mod price;
 pub mod pricing;
 pub mod role;
 pub mod rolling;

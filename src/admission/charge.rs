@@ -8,25 +8,58 @@
 use super::adjust;
 use super::cache;
 use super::caller::{Caller, not_permitted};
-use super::estimate::estimate;
+use super::pricing::{Used, costs};
 use crate::ledger::holds::{self, Hold};
-use crate::ledger::usage::{self, Amounts, Charge, PriceSource};
+use crate::ledger::usage::{self, Charge};
 use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use ai_limiter_domain::limit::Size;
-use ai_limiter_domain::usage::TokenUsage;
+use ai_limiter_domain::pricing::{Catalog, Class, Quantities};
+use ai_limiter_domain::usage::{self as reported, Hint, ReportedUsage};
 use ai_limiter_domain::{Amount, Call, Error, Timestamp, error::Result};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// What the caller knows of a call that has run.
+#[derive(Default)]
 pub struct Actual {
     pub model: Option<String>,
     pub provider: Option<String>,
-    pub usage: TokenUsage,
+    /// What the provider sent.
+    pub usage: Option<Value>,
+    /// Tokens that the caller names are right, whatever the provider sent.
+    pub input_tokens: Option<i64>,
+    pub output_tokens: Option<i64>,
     pub cost_usd: Option<Amount>,
+}
+
+impl Actual {
+    /// What was used, as far as this tells; `model` and `provider` are what was asked for.
+    fn read(&self, model: Option<&str>, provider: Option<&str>) -> Result<ReportedUsage> {
+        let mut usage = match &self.usage {
+            None => ReportedUsage::default(),
+            Some(usage) => {
+                let hint = Hint {
+                    provider: self.provider.as_deref().or(provider),
+                    model: self.model.as_deref().or(model),
+                };
+                // Always by the readers that came with the library: those it was tested with.
+                reported::read(usage, hint, Catalog::bundled())?
+            }
+        };
+        let told =
+            [(Class::INPUT_TOKENS, self.input_tokens), (Class::OUTPUT_TOKENS, self.output_tokens)];
+        for (class, tokens) in told {
+            if let Some(tokens) = tokens {
+                usage.quantities.set(class, tokens.into());
+            }
+        }
+        usage.quantities = usage.quantities.checked()?;
+        Ok(usage)
+    }
 }
 
 pub struct Settlement {
@@ -83,48 +116,67 @@ fn settled_before(caller: &Caller, id: Uuid) -> Result<Settlement> {
         .ok_or_else(|| holds::no_such_reservation(id))
 }
 
-/// What a hold comes to: the given cost, else tokens at the price of the model that answered, at
-/// the time of the call, else what had been held: an interrupted call was not free.
+/// What a hold comes to: see [`pricing`](super::pricing). Input that the response does not tell is what
+/// was held for it: an interrupted stream has been read to its end by the model.
 fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
-    let said = actual.usage.input_tokens.is_some() || actual.usage.output_tokens.is_some();
-    let input_tokens = actual.usage.input_tokens.or(hold.size.input_tokens).unwrap_or(0);
-    let output_tokens = match actual.usage.output_tokens {
-        Some(output) => output,
-        None if said => 0,
-        None => hold.size.output_tokens.unwrap_or(0),
-    };
+    let d = &hold.dimensions;
+    let usage = actual.read(hold.requested_model.as_deref(), d.provider.as_deref())?;
+    let response_model = actual.model.or(usage.model);
+    let mut quantities = usage.quantities;
+    let said = !quantities.is_empty();
+    let speaks_of_tokens = quantities.iter().any(|(class, _)| class.is_tokens());
+    if speaks_of_tokens
+        && quantities.get(Class::INPUT_TOKENS).is_none()
+        && let Some(held) = hold.size.input_tokens
+    {
+        quantities.set(Class::INPUT_TOKENS, held.into());
+    }
     let mut answered = hold.call();
     answered.set_model(
-        actual.model.clone().or_else(|| hold.requested_model.clone()),
-        actual.provider.clone().or_else(|| hold.dimensions.provider.clone()),
+        response_model.clone().or_else(|| hold.requested_model.clone()),
+        actual.provider.or_else(|| d.provider.clone()).or(usage.provider),
     )?;
-    let price = match said && actual.cost_usd.is_none() && answered.requested_model.is_some() {
-        true => cache::current(|config| config.price(&answered, hold.created_at))?,
-        false => None,
+    let (input_tokens, output_tokens) = match said {
+        true => tokens_of(&quantities),
+        false => (hold.size.input_tokens.unwrap_or(0), hold.size.output_tokens.unwrap_or(0)),
     };
-    let (cost_usd, price_source) = match (actual.cost_usd, price) {
-        (Some(cost), _) => (cost, PriceSource::Caller),
-        (None, Some(price)) => {
-            (price.cost(hold.size.requests, input_tokens, output_tokens)?, PriceSource::AiPrices)
-        }
-        (None, None) => (hold.size.cost_usd.unwrap_or_default(), PriceSource::Estimate),
+    let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let used = Used {
+        quantities: &quantities,
+        requests: hold.size.requests,
+        at: hold.created_at,
+        context: &context,
+    };
+    let prices = cache::current(|config| config.prices(&answered, hold.created_at))?;
+    let held = hold.size.cost_usd.unwrap_or_default();
+    let Some(costs) = costs(&prices, &used, actual.cost_usd, Some(held))? else {
+        return Err(Error::invalid("cost cannot be known").hint("Give cost_usd."));
     };
     Ok(Charge {
         id: hold.id,
-        dimensions: hold.dimensions.clone(),
-        response_model: actual.model,
+        dimensions: d.clone(),
+        response_model,
         requests: hold.size.requests,
         input_tokens,
         output_tokens,
-        cost_usd,
+        cost_usd: costs.cost_usd,
         estimated_cost_usd: hold.size.cost_usd,
-        price_source,
-        amounts: Amounts { list_cost_usd: cost_usd, charge_usd: cost_usd },
-        line_items: None,
-        price_context: None,
+        price_source: costs.source,
+        amounts: costs.amounts,
+        line_items: Some(costs.line_items),
+        price_context: context_column(&usage.context),
         correction: None,
         created_at: hold.created_at,
     })
+}
+
+fn tokens_of(quantities: &Quantities) -> (i64, i64) {
+    let tokens = |class| quantities.tokens(class).unwrap_or(0);
+    (tokens(Class::INPUT_TOKENS), tokens(Class::OUTPUT_TOKENS))
+}
+
+fn context_column(context: &BTreeMap<String, String>) -> Option<String> {
+    (!context.is_empty()).then(|| json!(context).to_string())
 }
 
 /// Gives a hold back; false when it no longer counted.
@@ -146,7 +198,9 @@ pub fn release(caller: &Caller, id: Uuid) -> Result<bool> {
 }
 
 pub struct Record {
+    /// Its tokens and cost are those of `actual`.
     pub call: Box<Call>,
+    pub actual: Actual,
     pub idempotency_key: Option<String>,
     pub created_at: Option<Timestamp>,
     /// The row's id, where it has one already.
@@ -155,7 +209,7 @@ pub struct Record {
 
 /// Books a call after the fact.
 pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
-    let Record { mut call, idempotency_key, created_at, id } = request;
+    let Record { mut call, actual, idempotency_key, created_at, id } = request;
     let tenant = call.dimensions.tenant_id;
     if !caller.may_act_for(tenant, call.dimensions.user_id) {
         return Err(not_permitted("permission denied for another account"));
@@ -164,7 +218,8 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     if created_at.is_some_and(|at| at > now) {
         return Err(Error::invalid("created_at must not be in the future"));
     }
-    let arguments = arguments("record_ai_usage", &call, &json!(created_at.map(|t| t.0)));
+    let more = json!([created_at.map(|t| t.0), actual.usage]);
+    let arguments = arguments("record_ai_usage", &call, &more);
     if let Some(key) = idempotency_key.as_deref() {
         let earlier = as_owner(|spi| idempotency::answer(spi, tenant, key, &arguments, now))?;
         if let Some(id) = earlier.as_ref().and_then(Value::as_str).and_then(|s| s.parse().ok()) {
@@ -174,7 +229,7 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     let created_at = created_at.unwrap_or_else(clock::now);
     partitions::ensure(created_at)?;
     partitions::prepare(now)?;
-    let mut charge = recorded(&mut call, created_at)?;
+    let mut charge = recorded(&mut call, actual, created_at)?;
     charge.id = id.unwrap_or(charge.id);
     if usage::insert_directly(&charge)? {
         adjust::usage(&charge.dimensions, charge.created_at, &charge.size())?;
@@ -187,17 +242,32 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     Ok(charge.id)
 }
 
-fn recorded(call: &mut Call, created_at: Timestamp) -> Result<Charge> {
+/// Nothing is estimated here: what was not told was not used.
+fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Charge> {
     let (tenant, user) = (call.dimensions.tenant_id, call.dimensions.user_id);
     call.dimensions.tier = cache::current(|config| Ok(config.account(tenant, user)?.tier.clone()))?;
-    if call.cost_usd.is_none() && call.input_tokens.is_none() && call.output_tokens.is_none() {
+    let provider = call.dimensions.provider.clone();
+    let usage = actual.read(call.requested_model.as_deref(), provider.as_deref())?;
+    if usage.quantities.is_empty() && actual.cost_usd.is_none() {
         return Err(Error::invalid("usage must say its tokens or its cost")
             .hint("Set usage, input_tokens and output_tokens, or cost_usd."));
     }
-    // Nothing is estimated here: tokens that were not told were not used.
-    call.output_tokens = call.output_tokens.or(Some(0));
-    let estimate = cache::current(|config| estimate(config, call, created_at))?;
-    let Some((cost_usd, price_source)) = estimate.size.cost_usd.zip(estimate.source) else {
+    if call.requested_model.is_none() && usage.model.is_some() {
+        call.set_model(usage.model.clone(), provider.or(usage.provider))?;
+    }
+    let mut answered = call.clone();
+    if usage.model.is_some() {
+        answered.set_model(usage.model.clone(), call.dimensions.provider.clone())?;
+    }
+    let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let used = Used {
+        quantities: &usage.quantities,
+        requests: call.requests,
+        at: created_at,
+        context: &context,
+    };
+    let prices = cache::current(|config| config.prices(&answered, created_at))?;
+    let Some(costs) = costs(&prices, &used, actual.cost_usd, None)? else {
         return Err(match &call.requested_model {
             Some(_) => Error::invalid("model has no price")
                 .hint("Give cost_usd, or add a row to ai_limiter.ai_prices."),
@@ -206,22 +276,41 @@ fn recorded(call: &mut Call, created_at: Timestamp) -> Result<Charge> {
             }
         });
     };
+    let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
     Ok(Charge {
         id: id::at(created_at),
         dimensions: call.dimensions.clone(),
-        response_model: None,
+        response_model: usage.model,
         requests: call.requests,
-        input_tokens: call.input_tokens.unwrap_or(0),
-        output_tokens: call.output_tokens.unwrap_or(0),
-        cost_usd,
+        input_tokens,
+        output_tokens,
+        cost_usd: costs.cost_usd,
         estimated_cost_usd: None,
-        price_source,
-        amounts: Amounts { list_cost_usd: cost_usd, charge_usd: cost_usd },
-        line_items: None,
-        price_context: None,
+        price_source: costs.source,
+        amounts: costs.amounts,
+        line_items: Some(costs.line_items),
+        price_context: context_column(&usage.context),
         correction: None,
         created_at,
     })
+}
+
+/// What a call with this usage costs now; `None` when its model has no price. Its tokens are right,
+/// whatever the usage says.
+pub fn cost_of(call: &Call, usage: Value) -> Result<Option<Amount>> {
+    let actual = Actual {
+        usage: Some(usage),
+        input_tokens: call.input_tokens,
+        output_tokens: call.output_tokens,
+        ..Actual::default()
+    };
+    let usage =
+        actual.read(call.requested_model.as_deref(), call.dimensions.provider.as_deref())?;
+    let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let now = clock::now();
+    let prices = cache::current(|config| config.prices(call, now))?;
+    let priced = prices.of(&usage.quantities, call.requests, now, &context)?;
+    Ok(priced.map(|priced| priced.cost_usd()))
 }
 
 /// A call and what came with it, as text that is equal only for equal arguments.

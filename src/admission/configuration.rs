@@ -2,8 +2,8 @@
 //! snapshot of the decision, or what this backend has kept ([`cache`](super::cache)).
 
 use crate::ledger::config::{self, Account, Suspension};
+use crate::ledger::prices::{self, Prices};
 use crate::pg::spi::{Snapshot, Spi};
-use ai_limiter_domain::price::Price;
 use ai_limiter_domain::{Amount, Call, Dimensions, Error, Timestamp};
 use std::rc::Rc;
 use uuid::Uuid;
@@ -37,7 +37,7 @@ pub type Decided<T> = std::result::Result<T, Undecided>;
 pub trait Configuration {
     fn account(&self, tenant: Uuid, user: Option<Uuid>) -> Decided<Rc<Account>>;
     fn suspension(&self, call: &Dimensions) -> Decided<Option<Suspension>>;
-    fn price(&self, call: &Call, at: Timestamp) -> Decided<Option<Price>>;
+    fn prices(&self, call: &Call, at: Timestamp) -> Decided<Rc<Prices>>;
     /// The cap that a run was given on its own.
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>>;
 }
@@ -57,8 +57,8 @@ impl Configuration for Tables<'_> {
         Ok(config::suspension(self.spi, self.snapshot, call)?)
     }
 
-    fn price(&self, call: &Call, at: Timestamp) -> Decided<Option<Price>> {
-        Ok(config::price(self.spi, self.snapshot, call, at)?)
+    fn prices(&self, call: &Call, at: Timestamp) -> Decided<Rc<Prices>> {
+        Ok(Rc::new(prices::read(self.spi, self.snapshot, call, at)?))
     }
 
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {

@@ -5,15 +5,19 @@ use crate::ledger::usage::PriceSource;
 use crate::settings;
 use ai_limiter_domain::call::MAX_COUNT;
 use ai_limiter_domain::limit::Size;
+use ai_limiter_domain::pricing::{PriceSource as Priced, Quantities};
 use ai_limiter_domain::{Call, Timestamp};
 
 /// The size that a call is held for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Estimate {
     /// `cost_usd` is `None` when the call names a model without a price, or neither model nor cost.
     pub size: Size,
     pub source: Option<PriceSource>,
+    /// Which row of `ai_prices`.
     pub price_id: Option<i64>,
+    /// The catalogue's name of the model.
+    pub listed_name: Option<String>,
 }
 
 impl Estimate {
@@ -39,17 +43,34 @@ pub fn estimate(
         let each = i64::from(settings::DEFAULT_OUTPUT_TOKENS.get());
         size.output_tokens = Some(each.saturating_mul(call.requests).min(MAX_COUNT));
     }
+    let told = |source| Estimate { size, source, price_id: None, listed_name: None };
     if size.cost_usd.is_some() {
-        return Ok(Estimate { size, source: Some(PriceSource::Caller), price_id: None });
+        return Ok(told(Some(PriceSource::Caller)));
     }
-    let price = match call.requested_model {
-        Some(_) => config.price(call, at)?,
-        None => None,
+    if call.requested_model.is_none() {
+        return Ok(told(None));
+    }
+    let prices = config.prices(call, at)?;
+    let quantities = Quantities::of_tokens(
+        Some(size.input_tokens.unwrap_or(0)),
+        Some(size.output_tokens.unwrap_or(0)),
+    );
+    let Some(priced) = prices.of(&quantities, call.requests, at, &[])? else {
+        return Ok(told(None));
     };
-    if let Some(price) = &price {
-        let (input, output) = (size.input_tokens.unwrap_or(0), size.output_tokens.unwrap_or(0));
-        size.cost_usd = Some(price.cost(call.requests, input, output)?);
-    }
-    let source = price.as_ref().map(|_| PriceSource::AiPrices);
-    Ok(Estimate { size, source, price_id: price.map(|p| p.id) })
+    size.cost_usd = Some(priced.cost_usd());
+    Ok(match priced.source {
+        Priced::OwnPrice(id) => Estimate {
+            size,
+            source: Some(PriceSource::AiPrices),
+            price_id: Some(id),
+            listed_name: None,
+        },
+        Priced::Catalog => Estimate {
+            size,
+            source: Some(PriceSource::Catalog),
+            price_id: None,
+            listed_name: prices.listed_name().map(str::to_owned),
+        },
+    })
 }

@@ -16,5 +16,6 @@ pub mod hold;
 pub mod housekeeping;
 pub mod import;
 mod in_memory;
+mod pricing;
 pub mod rule_change;
 pub mod standing;

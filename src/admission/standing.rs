@@ -84,9 +84,10 @@ pub fn explain(caller: &Caller, call: &mut Call) -> Result<Vec<Explanation>> {
         d.tier.clone_from(&account.tier);
         let limits = config::limits(spi, &snapshot)?;
         let estimate = estimate(&Tables { spi, snapshot: &snapshot }, call, now)?;
-        let price_source = match (estimate.source, estimate.price_id) {
-            (Some(source), Some(id)) => Some(format!("{} row {id}", source.name())),
-            (source, _) => source.map(|s| s.name().to_owned()),
+        let price_source = match (estimate.source, estimate.price_id, &estimate.listed_name) {
+            (Some(source), Some(id), _) => Some(format!("{} row {id}", source.name())),
+            (Some(source), _, Some(name)) => Some(format!("{} {name}", source.name())),
+            (source, ..) => source.map(|s| s.name().to_owned()),
         };
         Ok(limits
             .iter()

@@ -13,7 +13,6 @@ use crate::pg::uuid::to_pg;
 use ai_limiter_domain::Call;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result;
-use ai_limiter_domain::usage::{self, TokenUsage};
 use pgrx::prelude::*;
 
 /// A call about an account that the caller may ask about.
@@ -98,7 +97,9 @@ fn settle_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite> {
         let actual = Actual {
             model: call::text(args.get(2), "model")?,
             provider: call::text(args.get(3), "provider")?,
-            usage: token_usage(&args, 1, 4)?,
+            usage: args.json(1, "usage")?,
+            input_tokens: call::count(args.get(4), "input_tokens")?,
+            output_tokens: call::count(args.get(5), "output_tokens")?,
             cost_usd: numeric::to_charge(args.get(6), "cost_usd")?,
         };
         let done = charge::settle(&Caller::current()?, id, actual)?;
@@ -108,16 +109,6 @@ fn settle_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite> {
             done.estimated_cost_usd,
             done.already_settled,
         ))
-    })
-}
-
-/// Tokens as given at `tokens` and `tokens + 1`, else as the object at `object` has them.
-pub fn token_usage(args: &Arguments, object: usize, tokens: usize) -> Result<TokenUsage> {
-    let said = args.json(object, "usage")?;
-    let said = said.map(|json| usage::parse(&json)).transpose()?.unwrap_or_default();
-    Ok(TokenUsage {
-        input_tokens: call::count(args.get(tokens), "input_tokens")?.or(said.input_tokens),
-        output_tokens: call::count(args.get(tokens + 1), "output_tokens")?.or(said.output_tokens),
     })
 }
 
@@ -136,11 +127,17 @@ fn record_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<pgrx::Uuid> {
         // SAFETY: declared with the arguments of a call and the four that are read here.
         let args = unsafe { Arguments::new(fcinfo) };
         let caller = Caller::current()?;
-        let mut call = permitted_call(&caller, &args, args.requests(CALL + 1)?)?;
-        let said = token_usage(&args, CALL, 8)?;
-        (call.input_tokens, call.output_tokens) = (said.input_tokens, said.output_tokens);
+        let call = permitted_call(&caller, &args, args.requests(CALL + 1)?)?;
+        let actual = Actual {
+            usage: args.json(CALL, "usage")?,
+            input_tokens: call.input_tokens,
+            output_tokens: call.output_tokens,
+            cost_usd: call.cost_usd,
+            ..Actual::default()
+        };
         let request = Record {
             call,
+            actual,
             idempotency_key: call::text(args.get(CALL + 2), "idempotency_key")?,
             created_at: args.timestamp(CALL + 3),
             id: None,

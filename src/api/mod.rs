@@ -10,6 +10,7 @@ mod identity;
 mod import;
 mod ledger_triggers;
 mod operating;
+mod prices;
 mod reporting;
 mod statistics;
 mod tokens;

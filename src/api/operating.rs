@@ -1,15 +1,13 @@
 //! Suspending, verifying, keeping house.
 
-use super::arguments::Arguments;
 use super::reporting::timestamptz;
 use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
 use crate::admission::{housekeeping, standing};
 use crate::columns;
-use crate::ledger::{config, partitions, rollup};
+use crate::ledger::{partitions, rollup};
 use crate::pg::clock;
 use crate::pg::numeric::from_amount;
-use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
 use crate::pg::uuid::to_pg;
 use ai_limiter_domain::call::{self, required};
@@ -40,27 +38,6 @@ fn suspension_subject(scope: Option<&str>, subject: Option<&str>) -> Answered<St
             _ => Err(Error::invalid(format!("scope \"{scope}\" does not exist"))
                 .hint("Use one of all, tenant, user, model, feature, api_key_id, run.")),
         }
-    })
-}
-
-/// Another price row for the same model that is valid in a part of the same time, if there is one;
-/// writers of prices wait for each other, so that two of them cannot miss each other's.
-#[pg_extern(sql = false)]
-fn overlapping_price(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Option<i64>> {
-    answered(|| {
-        // SAFETY: declared as (bigint, uuid, text, text, text).
-        let args = unsafe { Arguments::new(fcinfo) };
-        let (model, valid_during): (Option<String>, Option<String>) = (args.get(3), args.get(4));
-        as_owner(|spi| {
-            config::overlapping_price(
-                spi,
-                required(args.get(0), "id")?,
-                args.uuid(1),
-                args.get::<String>(2).as_deref(),
-                &required(model, "model")?,
-                &required(valid_during, "valid_during")?,
-            )
-        })
     })
 }
 

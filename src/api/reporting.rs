@@ -1,12 +1,11 @@
 //! `get_…`, `explain_…`, `estimate_…`: what SQL reads.
 
-use super::admission::token_usage;
 use super::arguments::Arguments;
 use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
 use crate::admission::configuration::Tables;
 use crate::admission::estimate::estimate;
-use crate::admission::standing;
+use crate::admission::{charge, standing};
 use crate::columns;
 use crate::ledger::config;
 use crate::ledger::costs::{self, Costs, Grouping, Scope};
@@ -16,7 +15,7 @@ use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
 use crate::pg::spi::Snapshot;
 use crate::pg::uuid::from_pg;
-use ai_limiter_domain::call::required;
+use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::window::{Unit, calendar_window, day_window};
 use ai_limiter_domain::{
     Action, Amount, Call, Dimensions, Error, Filter, Limit, Metric, Period, Timestamp, Window,
@@ -274,16 +273,18 @@ fn estimate_ai_cost(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Option<AnyNume
     answered(|| {
         // SAFETY: declared as (text, text, jsonb, bigint, bigint).
         let args = unsafe { Arguments::new(fcinfo) };
-        let usage = token_usage(&args, 2, 3)?;
         let mut call = Call {
             requests: 1,
-            input_tokens: usage.input_tokens,
-            output_tokens: usage.output_tokens,
+            input_tokens: call::count(args.get(3), "input_tokens")?,
+            output_tokens: call::count(args.get(4), "output_tokens")?,
             ..Call::default()
         };
         call.dimensions.tenant_id = Caller::current()?.tenant_id();
         call.set_model(args.get(0), args.get(1))?;
         required(call.requested_model.as_ref(), "model")?;
+        if let Some(usage) = args.json(2, "usage")? {
+            return Ok(charge::cost_of(&call, usage)?.map(any));
+        }
         let estimate = as_owner(|spi| {
             let tables = Tables { spi, snapshot: &Snapshot::latest() };
             Ok(estimate(&tables, &call, clock::now())?)

@@ -3,15 +3,11 @@
 
 use super::own::writing;
 use crate::pg::json;
-use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Snapshot, Spi};
 use crate::settings;
 use ai_limiter_domain::call::required;
 use ai_limiter_domain::limit_document::LimitDocument;
-use ai_limiter_domain::price::Price;
-use ai_limiter_domain::{
-    Amount, Call, Dimensions, Error, Limit, Timestamp, Window, error::Result, model_name,
-};
+use ai_limiter_domain::{Amount, Dimensions, Error, Limit, Timestamp, error::Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -82,11 +78,6 @@ pub struct Suspension {
 fn decode<T: DeserializeOwned>(document: Value) -> Result<T> {
     serde_json::from_value(document)
         .map_err(|e| Error::invalid("configuration could not be read").detail(format!("{e}.")))
-}
-
-fn one(spi: &Spi, snapshot: &Snapshot, sql: &'static str, args: &[Arg]) -> Result<Option<Value>> {
-    let rows = spi.read_at(snapshot, sql, args, |row| Ok(row.json(1)))?;
-    Ok(rows.into_iter().next().flatten())
 }
 
 /// Tier, role, zones and permissions of an account, with or without rows.
@@ -276,66 +267,6 @@ pub fn longest_suspension(
         .cloned()
 }
 
-/// The rows `p` that could price a call, whenever they are valid.
-macro_rules! prices_of_call {
-    () => {
-        "FROM ai_limiter.ai_prices p, LATERAL (SELECT replace(replace(replace(replace(lower(p.model),
-            chr(92), chr(92) || chr(92)), '%', chr(92) || '%'), '_', chr(92) || '_'), '*', '%') AS mask) m
-        WHERE (p.tenant_id IS NULL OR p.tenant_id = $1)
-          AND (p.provider IS NULL OR lower(p.provider) = $2)
-          AND ($3 LIKE m.mask OR $4 LIKE m.mask OR $5 LIKE m.mask)"
-    };
-}
-
-/// The price of the model that the call names: the tenant's own row goes first, then a name before
-/// a pattern, then the name as given before the canonical one, then a row with a provider, then the
-/// longest pattern. A backslash is written as chr(92): the caller's standard_conforming_strings decides
-/// what it would mean in a literal.
-pub fn price(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Option<Price>> {
-    const SQL: &str = concat!(
-        "SELECT jsonb_build_object('id', p.id,
-            'input_usd_per_million_tokens', coalesce(p.input_usd_per_million_tokens, 0)::text,
-            'output_usd_per_million_tokens', coalesce(p.output_usd_per_million_tokens, 0)::text,
-            'usd_per_request', coalesce(p.usd_per_request, 0)::text) ",
-        prices_of_call!(),
-        " AND p.valid_during @> $6
-        ORDER BY p.tenant_id IS NULL, position('*' IN p.model) > 0, $3 LIKE m.mask DESC,
-            $4 LIKE m.mask DESC, p.provider IS NULL, length(p.model) DESC, p.id
-        LIMIT 1"
-    );
-    one(spi, snapshot, SQL, &price_args(call, at))?.map(decode).transpose()
-}
-
-/// Around `at`, between which instants no row that could price the call begins or ends.
-pub fn price_stands(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Result<Window> {
-    const SQL: &str = concat!(
-        "SELECT max(b.bound) FILTER (WHERE b.bound <= $6), min(b.bound) FILTER (WHERE b.bound > $6)
-        FROM (SELECT p.valid_during ",
-        prices_of_call!(),
-        ") v, LATERAL (VALUES (lower(v.valid_during)), (upper(v.valid_during))) b (bound)
-        WHERE isfinite(b.bound)"
-    );
-    let rows = spi.read_at(snapshot, SQL, &price_args(call, at), |row| {
-        // A bound may lie on either side of its instant.
-        let inside = |bound: Option<Timestamp>, by| bound.map(|at| Timestamp(at.0 + by));
-        Ok(Window { start: inside(row.timestamp(1), 1), end: inside(row.timestamp(2), 0) })
-    })?;
-    Ok(rows.into_iter().next().unwrap_or(Window::ALL_TIME))
-}
-
-fn price_args(call: &Call, at: Timestamp) -> [Arg; 6] {
-    let given = call.requested_model.as_deref().map(str::to_lowercase);
-    let dated = given.as_deref().map(model_name::without_prefix);
-    [
-        call.dimensions.tenant_id.into(),
-        call.dimensions.provider.as_deref().into(),
-        given.as_deref().into(),
-        dated.as_deref().into(),
-        call.dimensions.model.as_deref().into(),
-        at.into(),
-    ]
-}
-
 /// The cap that a run was given, if any.
 pub fn run_limit(
     spi: &Spi,
@@ -363,25 +294,6 @@ pub fn home_tenant(spi: &Spi, snapshot: &Snapshot, user: Uuid) -> Result<Option<
     const SQL: &str = "SELECT tenant_id FROM ai_limiter.ai_accounts WHERE user_id = $1 LIMIT 2";
     let tenants = spi.read_at(snapshot, SQL, &[user.into()], |row| Ok(row.uuid(1)))?;
     Ok(if let [tenant] = tenants[..] { tenant } else { None })
-}
-
-/// Another price row for the same model that is valid in a part of the same time.
-pub fn overlapping_price(
-    spi: &Spi,
-    id: i64,
-    tenant: Option<Uuid>,
-    provider: Option<&str>,
-    model: &str,
-    valid_during: &str,
-) -> Result<Option<i64>> {
-    const SQL: &str = "SELECT p.id FROM ai_limiter.ai_prices p \
-        WHERE p.id <> $1 AND p.tenant_id IS NOT DISTINCT FROM $2 \
-          AND lower(p.provider) IS NOT DISTINCT FROM lower($3) AND lower(p.model) = lower($4) \
-          AND p.valid_during && $5::tstzrange LIMIT 1";
-    lock::acquire(&Key::new(Class::Prices, &model.to_lowercase()));
-    let args =
-        [Arg::Int(Some(id)), Arg::Uuid(tenant), provider.into(), model.into(), valid_during.into()];
-    Ok(spi.read(SQL, &args, |row| Ok(row.int(1)))?.into_iter().next().flatten())
 }
 
 /// A run as [`suspension`] knows it: within its tenant.

@@ -12,6 +12,7 @@ pub mod idempotency;
 pub mod imports;
 pub mod own;
 pub mod partitions;
+pub mod prices;
 pub mod retention;
 pub mod rollup;
 pub mod totals;

@@ -18,7 +18,7 @@ fn database_with(rows: u32) -> (Database, Client) {
         "CREATE TABLE public.calls (id bigint PRIMARY KEY, ts timestamptz, who uuid, model text, \
              prompt_tokens int, completion_tokens int, cost numeric); \
          INSERT INTO public.calls SELECT n, now() - interval '400 days' * (1 - n / {rows}.0) - interval '1 s', \
-             '11111111-1111-4111-8111-111111111111', 'gpt-4o', 100, 10, 0.1 FROM generate_series(1, {rows}) n"
+             '11111111-1111-4111-8111-111111111111', 'inhouse', 100, 10, 0.1 FROM generate_series(1, {rows}) n"
     ));
     (database, client)
 }
@@ -177,7 +177,7 @@ fn rows_that_make_no_sense_are_refused_each_with_its_reason() {
     assert_eq!(told.len(), 12);
     // The cure, and once more.
     client.run(
-        "INSERT INTO ai_limiter.ai_prices (model, usd_per_request) VALUES ('gpt-4o', 0.5); \
+        "INSERT INTO ai_limiter.ai_prices (model, usd_per_request) VALUES ('inhouse', 0.5); \
          DELETE FROM ai_limiter.ai_usage_imports",
     );
     assert_eq!(import(&mut client, "NULL"), "289 11 true");
@@ -234,7 +234,7 @@ fn each_row_goes_to_its_month_at_the_price_of_its_time() {
     client.run(
         "UPDATE public.calls SET cost = NULL, ts = CASE WHEN id <= 50 THEN '2024-03-31 23:59:59+00' ELSE '2025-07-01 00:00:00+00' END::timestamptz; \
          INSERT INTO ai_limiter.ai_prices (model, usd_per_request, valid_during) \
-             VALUES ('gpt-4o', 1, '(,2025-01-01)'), ('gpt-4o', 2, '[2025-01-01,)')",
+             VALUES ('inhouse', 1, '(,2025-01-01)'), ('inhouse', 2, '[2025-01-01,)')",
     );
     assert_eq!(import(&mut client, "NULL"), "100 0 true");
     let months = "SELECT string_agg(t, ',' ORDER BY t) FROM (SELECT tableoid::regclass || ' ' || trim_scale(sum(cost_usd)) AS t \

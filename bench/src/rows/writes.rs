@@ -38,9 +38,9 @@ pub fn reserve_script(plan: &Plan, users: u32) -> String {
 fn insert_hold() -> String {
     format!(
         "INSERT INTO bare.hold (id, tenant_id, user_id, tier, model, requested_model, requests, \
-         input_tokens, output_tokens, cost_usd, created_at, expires_at) \
-         VALUES (gen_random_uuid(), {}, {}, 'bench', 'gpt-4o-mini', 'gpt-4o-mini', 1, 1200, 800, \
-         0.00066, clock_timestamp(), clock_timestamp() + interval '10 min')",
+         input_tokens, output_tokens, cost_usd, max_output_tokens, max_cost_usd, created_at, \
+         expires_at) VALUES (gen_random_uuid(), {}, {}, 'bench', 'gpt-4o-mini', 'gpt-4o-mini', 1, \
+         1200, 800, 0.00066, 800, 0.00066, clock_timestamp(), clock_timestamp() + interval '10 min')",
         tenant_uuid(":tenant"),
         user_uuid(":user")
     )
@@ -56,15 +56,19 @@ fn settle_script(plan: &Plan) -> String {
     )
 }
 
+/// What the settled call's cost is made of, as `settle_ai_usage()` writes it.
+const LINE_ITEMS: &str = r#"[{"class":"input_tokens","quantity":1187,"unit_price_usd":0.00000015,"price_source":"ai_prices 1","cost_usd":0.00017805,"list_unit_price_usd":0.00000015,"list_cost_usd":0.00017805},{"class":"output_tokens","quantity":412,"unit_price_usd":0.0000006,"price_source":"ai_prices 1","cost_usd":0.0002472,"list_unit_price_usd":0.0000006,"list_cost_usd":0.0002472}]"#;
+
 /// The two inserts and the delete that a reserve and a settle are, in as many round trips.
 fn plain_settle_script(plan: &Plan) -> String {
     format!(
         "{}{} RETURNING id AS hold \\gset\n\
          WITH settled AS (DELETE FROM bare.hold WHERE id = :hold RETURNING *) \
          INSERT INTO bare.ledger (id, tenant_id, user_id, tier, model, response_model, requests, \
-         input_tokens, output_tokens, cost_usd, estimated_cost_usd, price_source, created_at, \
-         recorded_at) SELECT id, tenant_id, user_id, tier, model, requested_model, requests, 1187, \
-         412, 0.00042525, cost_usd, 'ai_prices', created_at, clock_timestamp() FROM settled;\n",
+         input_tokens, output_tokens, cost_usd, list_cost_usd, charge_usd, estimated_cost_usd, \
+         price_source, line_items, created_at, recorded_at) SELECT id, tenant_id, user_id, tier, \
+         model, requested_model, requests, 1187, 412, 0.00042525, 0.00042525, 0.00042525, cost_usd, \
+         'ai_prices', '{LINE_ITEMS}', created_at, clock_timestamp() FROM settled;\n",
         draw_user(plan, plan.users),
         insert_hold()
     )

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-/// One class: an index of [`CLASSES`].
+/// One class: an index of `CLASSES`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class(u8);
 

@@ -8,4 +8,4 @@ pub mod mapping;
 pub mod row;
 
 pub use mapping::{Field, Mapping, Origin};
-pub use row::{Texts, call, instant};
+pub use row::{Texts, call, instant, usage};

@@ -5,7 +5,6 @@ use crate::Dimensions;
 use crate::amount::Amount;
 use crate::call::{self, Call, required};
 use crate::error::{Error, Result};
-use crate::usage::{self, TokenUsage};
 use crate::window::Timestamp;
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -24,10 +23,6 @@ pub fn call(texts: &Texts) -> Result<Box<Call>> {
     let text = |field: Field| texts[field as usize].clone();
     let count = |field: Field| call::count(whole(text(field), field.name())?, field.name());
     let attributes = json(text(Field::Attributes), Field::Attributes.name())?;
-    let said = match json(text(Field::Usage), Field::Usage.name())? {
-        Some(object) => usage::parse(&object)?,
-        None => TokenUsage::default(),
-    };
     let requests = count(Field::Requests)?.unwrap_or(1);
     if requests < 1 {
         return Err(Error::out_of_range("requests must be at least 1"));
@@ -43,13 +38,18 @@ pub fn call(texts: &Texts) -> Result<Box<Call>> {
             ..Dimensions::default()
         },
         requests,
-        input_tokens: count(Field::InputTokens)?.or(said.input_tokens),
-        output_tokens: count(Field::OutputTokens)?.or(said.output_tokens),
+        input_tokens: count(Field::InputTokens)?,
+        output_tokens: count(Field::OutputTokens)?,
         cost_usd: cost(text(Field::CostUsd))?,
         ..Call::default()
     });
     call.set_model(text(Field::Model), text(Field::Provider))?;
     Ok(call)
+}
+
+/// The provider's usage object, for what no column says.
+pub fn usage(texts: &Texts) -> Result<Option<serde_json::Value>> {
+    json(texts[Field::Usage as usize].clone(), Field::Usage.name())
 }
 
 /// An instant as text, with its offset from UTC.
@@ -141,10 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_read_from_a_usage_object_where_no_column_has_them() {
-        let usage = r#"{"prompt_tokens": 7, "completion_tokens": 9}"#;
-        let call = call(&texts(&[(Field::Usage, usage), (Field::InputTokens, "8")])).unwrap();
-        assert_eq!((call.input_tokens, call.output_tokens), (Some(8), Some(9)));
+    fn a_usage_object_is_given_as_it_is() {
+        let given = texts(&[(Field::Usage, r#"{"prompt_tokens": 7}"#)]);
+        assert_eq!(usage(&given).unwrap(), Some(serde_json::json!({"prompt_tokens": 7})));
+        assert_eq!(usage(&Texts::default()).unwrap(), None);
+        assert!(usage(&texts(&[(Field::Usage, "seven")])).is_err());
     }
 
     #[test]

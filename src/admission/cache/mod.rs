@@ -21,6 +21,7 @@ use crate::counters::memory::{
     shared_memory,
 };
 use crate::ledger::config::{self, Account, AccountRow, Suspension, Suspensions, Tier};
+use crate::ledger::prices::{self, Prices};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use crate::pg::spi::{Snapshot, Spi};
@@ -28,7 +29,6 @@ use crate::settings;
 use accounts::Place;
 use ai_limiter_domain::error::Result;
 use ai_limiter_domain::limit::RUN_LIMIT_NAME;
-use ai_limiter_domain::price::Price;
 use ai_limiter_domain::slots::Version;
 use ai_limiter_domain::{Amount, Call, Dimensions, Limit, RuleSet, Timestamp, Window};
 use foldhash::HashMap;
@@ -86,7 +86,7 @@ struct Cells {
     accounts: HashMap<(Uuid, Option<Uuid>), Kept<OfAccount, Rc<Account>>>,
     tiers: HashMap<String, Kept<u64, Option<Rc<Tier>>>>,
     suspensions: Option<Kept<u64, Rc<Suspensions>>>,
-    prices: HashMap<OfPrice, Kept<u64, (Window, Option<Price>)>>,
+    prices: HashMap<OfPrice, Kept<u64, (Window, Rc<Prices>)>>,
     run_limits: HashMap<(Uuid, String), Kept<[u64; 2], Option<Amount>>>,
 }
 
@@ -304,21 +304,21 @@ impl Configuration for Cache {
         })
     }
 
-    fn price(&self, call: &Call, at: Timestamp) -> Decided<Option<Price>> {
+    fn prices(&self, call: &Call, at: Timestamp) -> Decided<Rc<Prices>> {
         let d = &call.dimensions;
         let key = (d.tenant_id, d.provider.clone(), call.requested_model.clone(), d.model.clone());
-        let (_, price) = self.kept_or_read(
+        let (_, prices) = self.kept_or_read(
             self.of_config(Config::Prices),
             |cells| cells.prices.get(&key).filter(|kept| kept.value.0.contains(at)),
             |spi, snapshot| {
-                let price = config::price(spi, snapshot, call, at)?;
-                Ok((config::price_stands(spi, snapshot, call, at)?, price))
+                let prices = prices::read(spi, snapshot, call, at)?;
+                Ok((prices::stands(spi, snapshot, call, at)?, Rc::new(prices)))
             },
             |cells, kept| {
                 bounded(&mut cells.prices).insert(key.clone(), kept);
             },
         )?;
-        Ok(price)
+        Ok(prices)
     }
 
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {

@@ -19,14 +19,14 @@ mod source;
 
 use self::source::{Reading, Source, SourceRow};
 use super::caller::{Caller, not_permitted};
-use super::charge::{Record, record};
+use super::charge::{Actual, Record, record};
 use crate::counters::memory;
 use crate::error;
 use crate::ledger::imports::{self, Import, Refusal};
 use crate::ledger::{id, usage};
 use crate::pg::owner::as_owner;
 use crate::pg::subtransaction::{attempt, code_of, sqlstate};
-use ai_limiter_domain::usage_import::{Mapping, call};
+use ai_limiter_domain::usage_import::{self, Mapping};
 use ai_limiter_domain::{Error, Kind, error::Result};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -150,9 +150,21 @@ impl Booking<'_> {
         if as_owner(|spi| usage::find(spi, id))?.is_some() {
             return Ok(());
         }
-        let call = call(&row.texts)?;
-        let request =
-            Record { call, idempotency_key: None, created_at: Some(created_at), id: Some(id) };
+        let call = usage_import::call(&row.texts)?;
+        let actual = Actual {
+            usage: usage_import::usage(&row.texts)?,
+            input_tokens: call.input_tokens,
+            output_tokens: call.output_tokens,
+            cost_usd: call.cost_usd,
+            ..Actual::default()
+        };
+        let request = Record {
+            call,
+            actual,
+            idempotency_key: None,
+            created_at: Some(created_at),
+            id: Some(id),
+        };
         record(self.caller, request).map(|_| ())
     }
 }

@@ -33,9 +33,10 @@ DELETE FROM ai_prices;
 INSERT INTO ai_prices (model, usd_per_request) VALUES ('a_b*', 1), ('a%b*', 2), ('a\b*', 3), ('*\', 4), ('x*y*z', 5);
 SELECT m AS model, price(m) FROM unnest(ARRAY['a_b', 'aXb', 'a%b', 'aXXb', 'a\b', 'ab', 'end\', 'xyz', 'x1y2z', 'xz']) m;
 
--- No row is no price; a price of 0 is free.
+-- No row and no entry in the catalogue is no price; a price of 0 is free. A row says something.
 DELETE FROM ai_prices;
-INSERT INTO ai_prices (model) VALUES ('free');
+INSERT INTO ai_prices (model, usd_per_request) VALUES ('free', 0);
+SELECT refused($$ INSERT INTO ai_prices (model) VALUES ('free too') $$);
 SELECT price('free') AS free, price('other') AS other;
 SELECT estimate_ai_cost('other') IS NULL AS unknown, estimate_ai_cost('free') AS free;
 
@@ -56,9 +57,9 @@ INSERT INTO ai_prices (model, tenant_id, usd_per_request) VALUES ('m', :'acme', 
 -- What makes no sense.
 SELECT refused($$ INSERT INTO ai_prices (model, input_usd_per_million_tokens) VALUES ('x', -1) $$);
 SELECT refused($$ INSERT INTO ai_prices (model, usd_per_request) VALUES ('x', 'NaN') $$);
-SELECT refused($$ INSERT INTO ai_prices (model, valid_during) VALUES ('x', 'empty') $$);
+SELECT refused($$ INSERT INTO ai_prices (model, usd_per_request, valid_during) VALUES ('x', 1, 'empty') $$);
 SELECT refused($$ INSERT INTO ai_prices (model, usd_per_request) VALUES ('x', 1e8) $$);
-SELECT left(refused($$ INSERT INTO ai_prices (model) VALUES (NULL) $$), 6) AS without_a_model;
+SELECT left(refused($$ INSERT INTO ai_prices (model, usd_per_request) VALUES (NULL, 1) $$), 6) AS without_a_model;
 
 -- Exact: ten dimes are a dollar, and there is no noise of floats.
 SELECT count(record_ai_usage(feature => 'dimes', cost_usd => 0.1)) AS dimes FROM generate_series(1, 10);
@@ -66,12 +67,12 @@ SELECT trim_scale(sum(cost_usd)) AS ledger, sum(0.1::float8) AS floats FROM ai_u
 INSERT INTO ai_limits (name, period, amount, feature) VALUES ('a dollar', 'total', 1, 'dimes');
 SELECT used, remaining FROM check_ai_limit(feature => 'dimes', cost_usd => 0);
 
--- Rounded once a charge, to twelve decimals, half away from zero: 1 token of 0.0000015 dollars a
--- million is half of the last decimal more than one of it.
+-- Rounded once a charge, to twelve decimals, half to even: 1 token of 0.0000015 dollars a million is half
+-- of the last decimal more than one of it.
 INSERT INTO ai_prices (model, input_usd_per_million_tokens, output_usd_per_million_tokens)
 VALUES ('tiny', 0.0000015, 0), ('third', 0.333333333333, 0), ('pair', 0.0000005, 0.0000005);
 SELECT estimate_ai_cost('tiny', input_tokens => 1, output_tokens => 0) AS "1.5 rounds to 2",
-       estimate_ai_cost('tiny', input_tokens => 3, output_tokens => 0) AS "4.5 to 5",
+       estimate_ai_cost('tiny', input_tokens => 3, output_tokens => 0) AS "4.5 to 4",
        estimate_ai_cost('pair', input_tokens => 1, output_tokens => 1) AS "half and half is 1";
 SELECT estimate_ai_cost('third', input_tokens => 3000000, output_tokens => 0) AS three_million_tokens;
 SELECT count(record_ai_usage(model => 'third', feature => 'sum', input_tokens => 1)) AS charges FROM generate_series(1, 1000);
