@@ -93,7 +93,8 @@ CREATE TABLE ai_limiter.ai_usage (
     correction_reason text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     recorded_at timestamptz NOT NULL,
-    CONSTRAINT ai_usage_cost_not_negative CHECK ('NaN' NOT IN (cost_usd, coalesce(list_cost_usd, 0), coalesce(charge_usd, 0))
+    CONSTRAINT ai_usage_cost_not_negative CHECK (cost_usd <> 'NaN'
+        AND coalesce(list_cost_usd, 0) <> 'NaN' AND coalesce(charge_usd, 0) <> 'NaN'
         AND (correction_of IS NOT NULL OR least(cost_usd, list_cost_usd, charge_usd) >= 0)),
     CONSTRAINT ai_usage_correction_says_why CHECK ((correction_of IS NULL) = (correction_reason IS NULL))
 ) PARTITION BY RANGE (created_at);
