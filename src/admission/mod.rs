@@ -1,7 +1,8 @@
 //! May this call run? Who asks ([`caller`]), what it would cost ([`estimate`]), which rules apply
 //! and what they say ([`assess`], and [`in_memory`] by the counters in shared memory), and holding or
-//! booking it ([`hold`], [`charge`], and [`import`] what was booked elsewhere). [`adjust`] tells those counters of what was not admitted;
-//! [`standing`] answers what is left, and why a rule does or does not apply.
+//! booking it ([`hold`], [`charge`], and [`import`] what was booked elsewhere). [`adjust`] tells those
+//! counters of what was not admitted; [`standing`] answers what is left, and why a rule does or does
+//! not apply.
 
 pub mod adjust;
 pub mod assess;
