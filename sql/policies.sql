@@ -20,6 +20,8 @@ ALTER TABLE ai_limiter.ai_usage_totals ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_idempotency ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_denials ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_barrier ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ai_limiter.ai_usage_imports ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ai_limiter.ai_usage_import_refusals ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY server ON ai_limiter.ai_tiers USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_tenants USING ((SELECT ai_limiter.ai_is_server()));
@@ -39,6 +41,8 @@ CREATE POLICY server ON ai_limiter.ai_usage_totals USING ((SELECT ai_limiter.ai_
 CREATE POLICY server ON ai_limiter.ai_idempotency USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_denials USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_barrier USING ((SELECT ai_limiter.ai_is_server()));
+CREATE POLICY server ON ai_limiter.ai_usage_imports USING ((SELECT ai_limiter.ai_is_server()));
+CREATE POLICY server ON ai_limiter.ai_usage_import_refusals USING ((SELECT ai_limiter.ai_is_server()));
 
 CREATE POLICY read_tiers ON ai_limiter.ai_tiers FOR SELECT USING (true);
 -- The zero tenant's zone is everybody's default.

@@ -42,11 +42,11 @@ DO $$
 DECLARE
     asking constant text := 'check_ai_limit, within_ai_limit, require_ai_limit, get_ai_limits, '
         'explain_ai_limit, get_user_daily_ai_usage, get_ai_cost_alerts, get_global_ai_cost, '
-        'get_ai_cost, estimate_ai_cost, ai_catalog_prices, ai_counters, canonical_model_name, ai_window';
+        'get_ai_cost, estimate_ai_cost, count_tokens, ai_catalog_prices, ai_counters, canonical_model_name, ai_window';
     acting constant text := 'reserve_ai_usage, extend_ai_reservation, settle_ai_usage, '
         'release_ai_usage, record_ai_usage, adjust_ai_usage, reprice_ai_usage, suspend_ai, resume_ai, suspension_subject, '
         'verify_ai_counters, refresh_ai_counters, advance_ai_rollup, ensure_ai_partitions, '
-        'checked_limit, load_ai_price_catalog, checked_price_catalog, checked_price, '
+        'import_ai_usage, checked_limit, load_ai_price_catalog, checked_price_catalog, checked_price, '
         'overlapping_price, require_tier, ai_invoice_lines, ai_invoice_rows, ai_invoice_parts';
     reading constant text := 'ai_limiter.ai_usage, ai_limiter.ai_reservations, ai_limiter.ai_denials, '
         'ai_limiter.ai_limits, ai_limiter.ai_tiers, ai_limiter.ai_tenants, ai_limiter.ai_accounts, '
@@ -84,6 +84,9 @@ BEGIN
             ai_limiter.ai_suspensions TO service_role;
         GRANT USAGE ON SEQUENCE ai_limiter.ai_limits_id_seq, ai_limiter.ai_prices_id_seq,
             ai_limiter.ai_price_catalogs_id_seq TO service_role;
+        -- Deleting an import lets it begin anew.
+        GRANT SELECT, DELETE ON ai_limiter.ai_usage_imports TO service_role;
+        GRANT SELECT ON ai_limiter.ai_usage_import_refusals TO service_role;
         -- What makes a role a server: it may act for anyone.
         GRANT INSERT ON ai_limiter.ai_reservations, ai_limiter.ai_usage TO service_role;
     END IF;

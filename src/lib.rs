@@ -32,9 +32,14 @@ extension_sql_file!(
     requires = ["ledger_tables"]
 );
 extension_sql_file!(
+    "../sql/import_tables.sql",
+    name = "import_tables",
+    requires = ["rollup_tables"]
+);
+extension_sql_file!(
     "../sql/identity_functions.sql",
     name = "identity_functions",
-    requires = ["rollup_tables"]
+    requires = ["import_tables"]
 );
 extension_sql_file!(
     "../sql/admission_functions.sql",
@@ -56,7 +61,12 @@ extension_sql_file!(
     name = "correction_functions",
     requires = ["operating_functions"]
 );
-extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["correction_functions"]);
+extension_sql_file!(
+    "../sql/import_functions.sql",
+    name = "import_functions",
+    requires = ["correction_functions"]
+);
+extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["import_functions"]);
 extension_sql_file!("../sql/rule_triggers.sql", name = "rule_triggers", requires = ["shipped"]);
 extension_sql_file!(
     "../sql/config_triggers.sql",

@@ -22,6 +22,7 @@ pub mod rolling;
 pub mod rule_set;
 pub mod slots;
 pub mod usage;
+pub mod usage_import;
 pub mod verdict;
 pub mod window;
 

@@ -220,11 +220,13 @@ pub struct Record {
     pub actual: Actual,
     pub idempotency_key: Option<String>,
     pub created_at: Option<Timestamp>,
+    /// The row's id, where it has one already.
+    pub id: Option<Uuid>,
 }
 
 /// Books a call after the fact.
 pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
-    let Record { mut call, actual, idempotency_key, created_at } = request;
+    let Record { mut call, actual, idempotency_key, created_at, id } = request;
     let tenant = call.dimensions.tenant_id;
     if !caller.may_act_for(tenant, call.dimensions.user_id) {
         return Err(not_permitted("permission denied for another account"));
@@ -244,7 +246,8 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     let created_at = created_at.unwrap_or_else(clock::now);
     partitions::ensure(created_at)?;
     partitions::prepare(now)?;
-    let charge = recorded(&mut call, actual, created_at)?;
+    let mut charge = recorded(&mut call, actual, created_at)?;
+    charge.id = id.unwrap_or(charge.id);
     if usage::insert_directly(&charge)? {
         adjust::usage(&charge.dimensions, charge.created_at, &charge.size())?;
     } else {

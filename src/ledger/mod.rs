@@ -10,6 +10,7 @@ pub mod denials;
 pub mod holds;
 pub mod id;
 pub mod idempotency;
+pub mod imports;
 pub mod own;
 pub mod partitions;
 pub mod prices;

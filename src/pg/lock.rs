@@ -38,6 +38,8 @@ pub enum Class {
     RollupPartition = 0xA10A,
     /// Correcting the ledger: shared by who corrects one row, exclusive by who prices many again.
     Corrections = 0xA10B,
+    /// Importing one source.
+    Import = 0xA10C,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

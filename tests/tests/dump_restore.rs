@@ -66,7 +66,10 @@ fn filled_database() -> Database {
         SELECT ai_limiter.adjust_ai_usage(id, -0.0001, 'a credit') FROM ai_limiter.ai_usage
             WHERE cost_usd > 0.001;
         UPDATE ai_limiter.ai_prices SET output_usd_per_million_tokens = 7 WHERE model = 'gpt-4o';
-        SELECT ai_limiter.reprice_ai_usage('2020-01-01', now(), dry_run => false)";
+        SELECT ai_limiter.reprice_ai_usage('2020-01-01', now(), dry_run => false);
+        CREATE VIEW public.elsewhere AS SELECT n AS id, timestamptz '2025-05-06 07:08:09+00' AS created_at,
+            n AS cost_usd FROM generate_series(-1, 3) n;
+        SELECT ai_limiter.import_ai_usage('public.elsewhere', batch_rows => 3)";
     run(&mut owner, &numbered(configured));
     run(&mut owner, &numbered(called));
     database
@@ -94,6 +97,8 @@ fn picture(client: &mut Client) -> String {
         "ai_usage",
         "ai_idempotency",
         "ai_denials",
+        "ai_usage_imports",
+        "ai_usage_import_refusals",
     ];
     let mut questions: Vec<String> = tables
         .iter()
