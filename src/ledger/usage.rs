@@ -195,7 +195,8 @@ pub fn insert_by_statement(spi: &Spi, charge: &Charge) -> Result<()> {
         $19, $20, $21, $22, $23, $24)";
     let d = &charge.dimensions;
     let correction = charge.correction.as_ref();
-    let jsonb = |text: Option<&String>| text.map_or(Arg::NullJsonb, |text| Arg::Jsonb(text.clone()));
+    let jsonb =
+        |text: Option<&String>| text.map_or(Arg::NullJsonb, |text| Arg::Jsonb(text.clone()));
     let args = [
         charge.id.into(),
         d.tenant_id.into(),
