@@ -44,10 +44,3 @@ RETURNS TABLE (dimensions jsonb, requests bigint, input_tokens bigint, output_to
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'get_ai_cost_wrapper';
 COMMENT ON FUNCTION ai_limiter.get_ai_cost(timestamptz, timestamptz, text[], text, timestamptz) IS
     'Settled cost in US dollars from (default: the start of the running month) until to, by any of tenant, user, tier, provider, model, feature, api_key_id, run, attribute:<key>, hour, day, week, month (in timezone, default the caller''s tenant''s). as_of leaves out what was booked later. Sees what the caller''s role may: everything, the tenant, its totals, or their own. Raises 22023 for another dimension or zone, 42501 when totals are asked by person without the right.';
-
-CREATE FUNCTION ai_limiter.estimate_ai_cost(model text DEFAULT NULL, provider text DEFAULT NULL,
-    usage jsonb DEFAULT NULL, input_tokens bigint DEFAULT NULL, output_tokens bigint DEFAULT NULL)
-RETURNS numeric
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'estimate_ai_cost_wrapper';
-COMMENT ON FUNCTION ai_limiter.estimate_ai_cost(text, text, jsonb, bigint, bigint) IS
-    'What one request would be held for, in US dollars, at the caller''s tenant''s price; output_tokens default to ai_limiter.default_output_tokens. Null when the model has no price. Raises 22004 without a model.';

@@ -32,9 +32,14 @@ extension_sql_file!(
     requires = ["ledger_tables"]
 );
 extension_sql_file!(
+    "../sql/estimate_tables.sql",
+    name = "estimate_tables",
+    requires = ["rollup_tables"]
+);
+extension_sql_file!(
     "../sql/identity_functions.sql",
     name = "identity_functions",
-    requires = ["rollup_tables"]
+    requires = ["estimate_tables"]
 );
 extension_sql_file!(
     "../sql/admission_functions.sql",
@@ -51,7 +56,12 @@ extension_sql_file!(
     name = "operating_functions",
     requires = ["reporting_functions"]
 );
-extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["operating_functions"]);
+extension_sql_file!(
+    "../sql/estimate_functions.sql",
+    name = "estimate_functions",
+    requires = ["operating_functions"]
+);
+extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["estimate_functions"]);
 extension_sql_file!("../sql/rule_triggers.sql", name = "rule_triggers", requires = ["shipped"]);
 extension_sql_file!(
     "../sql/config_triggers.sql",

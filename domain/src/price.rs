@@ -15,6 +15,9 @@ pub struct Price {
     pub output_usd_per_million_tokens: Decimal,
     #[serde(with = "rust_decimal::serde::str")]
     pub usd_per_request: Decimal,
+    /// The most that the model returns for a request.
+    #[serde(default)]
+    pub max_output_tokens: Option<i64>,
 }
 
 impl Price {
@@ -49,6 +52,7 @@ mod tests {
             input_usd_per_million_tokens: input.parse().unwrap(),
             output_usd_per_million_tokens: output.parse().unwrap(),
             usd_per_request: request.parse().unwrap(),
+            max_output_tokens: None,
         }
     }
 

@@ -8,7 +8,7 @@
 use super::adjust;
 use super::cache;
 use super::caller::{Caller, not_permitted};
-use super::estimate::estimate;
+use super::estimate::{Purpose, estimate};
 use crate::ledger::holds::{self, Hold};
 use crate::ledger::usage::{self, Amounts, Charge, PriceSource};
 use crate::ledger::{id, idempotency, partitions};
@@ -193,7 +193,7 @@ fn recorded(call: &mut Call, created_at: Timestamp) -> Result<Charge> {
     }
     // Nothing is estimated here: tokens that were not told were not used.
     call.output_tokens = call.output_tokens.or(Some(0));
-    let estimate = cache::current(|config| estimate(config, call, created_at))?;
+    let estimate = cache::current(|config| estimate(config, call, Purpose::Exactly, created_at))?;
     let Some((cost_usd, price_source)) = estimate.size.cost_usd.zip(estimate.source) else {
         return Err(match &call.requested_model {
             Some(_) => Error::invalid("model has no price")

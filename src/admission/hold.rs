@@ -79,8 +79,8 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         dimensions: call.dimensions,
         requested_model: call.requested_model,
         size: estimate.map_or(given, |e| e.size), // without one: degraded, and allowed
-        max_output_tokens: None,
-        max_cost_usd: None,
+        max_output_tokens: estimate.and_then(|e| e.most.output_tokens),
+        max_cost_usd: estimate.and_then(|e| e.most.cost_usd),
         state: "open".to_owned(),
         created_at: now,
         expires_at: Timestamp(now.0 + ttl),

@@ -6,6 +6,7 @@
 
 mod admission;
 mod arguments;
+mod estimates;
 mod identity;
 mod ledger_triggers;
 mod operating;

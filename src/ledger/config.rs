@@ -296,7 +296,8 @@ pub fn price(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Resu
         "SELECT jsonb_build_object('id', p.id,
             'input_usd_per_million_tokens', coalesce(p.input_usd_per_million_tokens, 0)::text,
             'output_usd_per_million_tokens', coalesce(p.output_usd_per_million_tokens, 0)::text,
-            'usd_per_request', coalesce(p.usd_per_request, 0)::text) ",
+            'usd_per_request', coalesce(p.usd_per_request, 0)::text,
+            'max_output_tokens', p.max_output_tokens) ",
         prices_of_call!(),
         " AND p.valid_during @> $6
         ORDER BY p.tenant_id IS NULL, position('*' IN p.model) > 0, $3 LIKE m.mask DESC,

@@ -36,6 +36,8 @@ pub enum Class {
     Rollup = 0xA109,
     /// Making what is rolled up of one partition stale.
     RollupPartition = 0xA10A,
+    /// Learning what calls return.
+    Estimates = 0xA10B,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

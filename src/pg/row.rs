@@ -64,6 +64,11 @@ pub fn jsonb_of_text(text: &str) -> Option<pg_sys::Datum> {
 }
 
 impl Composite {
+    /// Any other, column by column.
+    pub fn of(columns: Columns) -> Self {
+        Self(columns)
+    }
+
     /// `ai_verdict`, and with a hold `ai_reservation_verdict`.
     pub fn verdict(answer: &Answer, with_reservation: bool) -> Self {
         let text = |value: Option<&str>| value.and_then(IntoDatum::into_datum);
