@@ -85,11 +85,6 @@ pub fn usd(amount: Option<Amount>) -> Option<pg_sys::Datum> {
     }
 }
 
-/// As a value that a function returns by itself.
-pub fn any(amount: Amount) -> AnyNumeric {
-    AnyNumeric::try_from(amount.to_string().as_str()).expect("an amount's text is a numeric")
-}
-
 /// What one call may cost, as an argument.
 pub fn to_charge(value: Option<AnyNumeric>, what: &str) -> Result<Option<Amount>> {
     value.map(|v| Amount::parse_charge(v.normalize(), what)).transpose()

@@ -37,7 +37,7 @@ SELECT m AS model, price(m) FROM unnest(ARRAY['a_b', 'aXb', 'a%b', 'aXXb', 'a\b'
 DELETE FROM ai_prices;
 INSERT INTO ai_prices (model) VALUES ('free');
 SELECT price('free') AS free, price('other') AS other;
-SELECT estimate_ai_cost('other') IS NULL AS unknown, estimate_ai_cost('free') AS free;
+SELECT (estimate_ai_cost('other')).cost_usd IS NULL AS unknown, (estimate_ai_cost('free')).cost_usd AS free;
 
 -- A price is valid for a time. A call costs what it cost when it was made.
 INSERT INTO ai_prices (model, usd_per_request, valid_during)
@@ -70,16 +70,16 @@ SELECT used, remaining FROM check_ai_limit(feature => 'dimes', cost_usd => 0);
 -- million is half of the last decimal more than one of it.
 INSERT INTO ai_prices (model, input_usd_per_million_tokens, output_usd_per_million_tokens)
 VALUES ('tiny', 0.0000015, 0), ('third', 0.333333333333, 0), ('pair', 0.0000005, 0.0000005);
-SELECT estimate_ai_cost('tiny', input_tokens => 1, output_tokens => 0) AS "1.5 rounds to 2",
-       estimate_ai_cost('tiny', input_tokens => 3, output_tokens => 0) AS "4.5 to 5",
-       estimate_ai_cost('pair', input_tokens => 1, output_tokens => 1) AS "half and half is 1";
-SELECT estimate_ai_cost('third', input_tokens => 3000000, output_tokens => 0) AS three_million_tokens;
+SELECT (estimate_ai_cost('tiny', input_tokens => 1, output_tokens => 0)).cost_usd AS "1.5 rounds to 2",
+       (estimate_ai_cost('tiny', input_tokens => 3, output_tokens => 0)).cost_usd AS "4.5 to 5",
+       (estimate_ai_cost('pair', input_tokens => 1, output_tokens => 1)).cost_usd AS "half and half is 1";
+SELECT (estimate_ai_cost('third', input_tokens => 3000000, output_tokens => 0)).cost_usd AS three_million_tokens;
 SELECT count(record_ai_usage(model => 'third', feature => 'sum', input_tokens => 1)) AS charges FROM generate_series(1, 1000);
 SELECT trim_scale(sum(cost_usd)) AS settled FROM ai_usage WHERE feature = 'sum';
 SELECT sum(abs(drift)) AS drift FROM verify_ai_counters();
 
 -- A cost that the ledger could not hold is an error where it is written.
 INSERT INTO ai_prices (model, input_usd_per_million_tokens) VALUES ('gold', 99999999);
-SELECT estimate_ai_cost('gold', input_tokens => 1000000, output_tokens => 0);
+SELECT (estimate_ai_cost('gold', input_tokens => 1000000, output_tokens => 0)).cost_usd;
 SELECT refused($$ SELECT reserve_ai_usage(model => 'gold', input_tokens => 1000002, output_tokens => 0) $$);
 SELECT refused($$ SELECT record_ai_usage(model => 'gold', input_tokens => 1000000000000) $$);

@@ -99,9 +99,9 @@ SELECT limit_name, limit_id, subject, used, held, amount, headroom FROM ai_limit
 SELECT limit_name, subject, used, held, ledger_used, open_holds, drift FROM verify_ai_counters() WHERE limit_id = 0;
 
 -- estimate_ai_cost(): one request, before it is made. Without output_tokens the default is assumed.
-SELECT estimate_ai_cost('gpt-4o', input_tokens => 1000, output_tokens => 100) AS given,
-       estimate_ai_cost('gpt-4o', usage => '{"prompt_tokens": 1000, "completion_tokens": 100}') AS as_the_provider_says,
-       estimate_ai_cost('gpt-4o', input_tokens => 1000) AS default_output;
+SELECT (estimate_ai_cost('gpt-4o', input_tokens => 1000, output_tokens => 100)).cost_usd AS given,
+       (estimate_ai_cost('gpt-4o', usage => '{"prompt_tokens": 1000, "completion_tokens": 100}')).cost_usd AS as_the_provider_says,
+       (estimate_ai_cost('gpt-4o', input_tokens => 1000)).cost_usd AS default_output;
 
 -- Which names and zones: the small helpers.
 SELECT canonical_model_name(m) FROM unnest('{gpt-4o,OpenAI/GPT-4o-2024-08-06,claude-sonnet-4-20250514,anthropic.claude-v2,models/gemini-2.5-pro,us/azure/gpt-4o,gpt-4-0613}'::text[]) m;

@@ -78,7 +78,7 @@ SELECT price_source FROM ai_usage WHERE id = :'hold';
 
 -- The spellings of usage that providers have. Cached input is part of OpenAI's count and beside
 -- Anthropic's; no token is charged twice.
-SELECT usage, trim_scale(estimate_ai_cost('gpt-4o', usage => usage) * 1000000) AS millionths
+SELECT usage, trim_scale((estimate_ai_cost('gpt-4o', usage => usage)).cost_usd * 1000000) AS millionths
 FROM (VALUES ('{"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 8}}'::jsonb),
              ('{"input_tokens": 10, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1}}'),
              ('{"input_tokens": 2, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 3, "output_tokens": 2}'),

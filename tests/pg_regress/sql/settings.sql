@@ -26,7 +26,7 @@ SELECT expires_at - created_at AS lives FROM ai_reservations WHERE id = :'hold';
 RESET ai_limiter.max_reservation_ttl;
 SET ai_limiter.default_output_tokens = 10;
 INSERT INTO ai_prices (model, output_usd_per_million_tokens) VALUES ('m', 1000000);
-SELECT estimate_ai_cost('m') AS ten_tokens;
+SELECT (estimate_ai_cost('m')).cost_usd AS ten_tokens;
 RESET ai_limiter.default_output_tokens;
 
 -- Nobody else sets any of them, also not a role that acts as the server, nor through set_config().
