@@ -63,7 +63,7 @@ fn estimate_ai_cost(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Composite> {
 
 /// Why an estimate is what it is, for people.
 fn explanation(estimate: &Estimate, feature: Option<&str>) -> String {
-    let part = settings::OUTPUT_QUANTILE.get() * 100.0;
+    let part = (settings::OUTPUT_QUANTILE.get() * 10_000.0).round() / 100.0;
     let calls = estimate.calls;
     let learned = |of: String| format!("{part}% of the last {calls} calls {of} returned no more");
     let why = match estimate.basis {

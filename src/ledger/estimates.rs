@@ -14,13 +14,13 @@ use crate::settings;
 use ai_limiter_domain::call::required;
 use ai_limiter_domain::estimates::histogram::Histogram;
 use ai_limiter_domain::estimates::output::Learned;
-use ai_limiter_domain::window::DAY;
+use ai_limiter_domain::window::{DAY, MINUTE};
 use ai_limiter_domain::{Error, Timestamp, error::Result};
 
 /// How far back the first round begins.
 const BEGINS: i64 = 7 * DAY;
 /// How much of the ledger one round learns from.
-const PIECE: i64 = 60 * 60 * 1_000_000;
+const PIECE: i64 = 15 * MINUTE;
 /// A row is recorded at most so long after its `created_at`, but for backdated ones: the longest life
 /// of a hold. It spares a look into older partitions.
 const OLDEST_CALL: i64 = 8 * DAY;
@@ -72,10 +72,10 @@ pub fn learn(spi: &Spi, until: Timestamp) -> Result<Progress> {
         return Ok(Progress::default());
     }
     let piece = Timestamp(from.0.saturating_add(PIECE)).min(until);
-    let mut calls = 0;
+    let (mut calls, mut room) = (0, None);
     for returned in returned(spi, from, piece)? {
         calls += if returned.feature.is_none() { returned.calls } else { 0 };
-        add(spi, &returned, until)?;
+        add(spi, &returned, until, &mut room)?;
     }
     set_learned_until(spi, piece)?;
     Ok(Progress { calls, more: piece < until })
@@ -121,8 +121,9 @@ fn returned(spi: &Spi, from: Timestamp, to: Timestamp) -> Result<Vec<Returned>> 
     Ok(all)
 }
 
-/// Adds to what is known of a model and feature.
-fn add(spi: &Spi, returned: &Returned, now: Timestamp) -> Result<()> {
+/// Adds to what is known of a model and feature. `room` is how many more features there may be, once it
+/// was asked for.
+fn add(spi: &Spi, returned: &Returned, now: Timestamp, room: &mut Option<i64>) -> Result<()> {
     const FIND: &str = "SELECT histogram FROM ai_limiter.ai_output_estimates \
         WHERE model = $1 AND feature IS NOT DISTINCT FROM $2";
     const KEEP: &str = "INSERT INTO ai_limiter.ai_output_estimates AS e \
@@ -131,8 +132,15 @@ fn add(spi: &Spi, returned: &Returned, now: Timestamp) -> Result<()> {
             calls = excluded.calls, histogram = excluded.histogram, updated_at = excluded.updated_at";
     let key = [returned.model.as_str().into(), returned.feature.as_deref().into()];
     let known = spi.read(FIND, &key, |row| Ok(row.json(1)))?.into_iter().next();
-    if known.is_none() && returned.feature.is_some() && !has_room(spi, now)? {
-        return Ok(());
+    if known.is_none() && returned.feature.is_some() {
+        let left = match *room {
+            Some(left) => left,
+            None => make_room(spi, now)?,
+        };
+        *room = Some(left - 1);
+        if left <= 0 {
+            return Ok(());
+        }
     }
     let known = known.flatten().and_then(|json| serde_json::from_value(json).ok());
     let mut histogram: Histogram = known.unwrap_or_default();
@@ -145,20 +153,22 @@ fn add(spi: &Spi, returned: &Returned, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Whether another feature may be learned; forgets what nobody has called for long, if not.
-fn has_room(spi: &Spi, now: Timestamp) -> Result<bool> {
+/// How many more features may be learned; forgets what nobody has called for long, if none.
+fn make_room(spi: &Spi, now: Timestamp) -> Result<i64> {
     const COUNT: &str = "SELECT count(*) FROM ai_limiter.ai_output_estimates";
     const FORGET: &str = "DELETE FROM ai_limiter.ai_output_estimates WHERE updated_at < $1";
-    let has_room = || -> Result<bool> {
+    let room = || -> Result<i64> {
         let rows = spi.read(COUNT, &[], |row| Ok(row.int(1)))?;
-        Ok(rows.into_iter().flatten().next().unwrap_or(0) < MOST_ROWS)
+        Ok(MOST_ROWS - rows.into_iter().flatten().next().unwrap_or(0))
     };
-    if has_room()? {
-        return Ok(true);
+    match room()? {
+        room if room > 0 => Ok(room),
+        _ => {
+            let before = Timestamp(now.0.saturating_sub(FORGOTTEN));
+            spi.write(FORGET, &[before.into()], |_| Ok(()))?;
+            room()
+        }
     }
-    let before = Timestamp(now.0.saturating_sub(FORGOTTEN));
-    spi.write(FORGET, &[before.into()], |_| Ok(()))?;
-    has_room()
 }
 
 fn learned_until(spi: &Spi) -> Result<Option<Timestamp>> {
