@@ -9,7 +9,7 @@ use crate::counters::Reading;
 use crate::ledger::usage::PriceSource;
 use crate::settings;
 use ai_limiter_domain::call::MAX_COUNT;
-use ai_limiter_domain::estimates::output::{Basis, Known, Output, is_last_part};
+use ai_limiter_domain::estimates::output::{Basis, Known, Output, cap_of_likely, is_last_part};
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::price::Price;
 use ai_limiter_domain::{Action, Amount, Call, Limit, Timestamp, error::Result};
@@ -77,10 +77,10 @@ impl Estimate {
     /// How far a counter may go by such a hold: to the limit, and while it is held for less than it may
     /// come to, only so far that the rest would leave the limit's last part alone.
     pub fn cap(&self, limit: &Limit) -> Amount {
-        let Some((likely, most)) = self.increments(limit) else { return limit.amount };
-        let last = limit.amount.pico() / 1_000_000 * i128::from(last_part());
-        let beyond = most.pico() - likely.pico();
-        Amount::from_pico(limit.amount.pico().saturating_sub(last).saturating_sub(beyond))
+        match self.increments(limit) {
+            Some((likely, most)) => cap_of_likely(limit.amount, last_part(), likely, most),
+            None => limit.amount,
+        }
     }
 }
 

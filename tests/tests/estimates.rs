@@ -4,13 +4,17 @@
 //! A token of output costs a dime here. Calls that teach are two days old, so that they count in no
 //! window of today.
 
+mod people;
 mod workers;
+
+use std::sync::Barrier;
 
 use ai_limiter_tests::calls::{
     Session, assert_sound, disable_shipped_limits, reserve, try_extend, wait_until,
 };
 use ai_limiter_tests::waiting::Path;
 use ai_limiter_tests::{Cluster, Database};
+use people::{become_person, id};
 use workers::server_with_worker;
 
 /// A database in which everybody together may spend ten dollars a day.
@@ -198,6 +202,42 @@ fn clients_at_once_hold_the_maximum_from_the_same_point_on() {
     }
 }
 
+/// Between asking the counters and adding to them others add: what is held is decided at that instant.
+#[test]
+fn of_two_clients_at_the_same_instant_one_holds_the_maximum() {
+    const CLIENTS: usize = 8;
+    let database = taught(Path::Memory);
+    let mut admin = database.connect();
+    admit(&mut admin, "cost_usd => 7");
+    let turn = Barrier::new(CLIENTS);
+    let rounds = database.clients(CLIENTS, |number, client| {
+        let mut rounds = Vec::new();
+        for _ in 0..300 {
+            turn.wait();
+            reserve(client, "model => 'm', output_tokens => 20");
+            turn.wait();
+            if number == 0 {
+                rounds.push(client.value(
+                    "SELECT string_agg(trim_scale(cost_usd)::text, ' ' ORDER BY created_at) \
+                     FROM ai_limiter.ai_reservations WHERE state = 'open' AND model IS NOT NULL",
+                ));
+                client.run(
+                    "SELECT ai_limiter.release_ai_usage(id) FROM ai_limiter.ai_reservations \
+                     WHERE state = 'open' AND model IS NOT NULL",
+                );
+            }
+            turn.wait();
+        }
+        rounds
+    });
+    let mut seen: Vec<String> = rounds.into_iter().flatten().collect();
+    seen.sort_unstable();
+    seen.dedup();
+    // Nine dollars are where the last part begins: 7 and 1 and then 2.
+    assert_eq!(seen, ["1 2"]);
+    assert_sound(&mut admin);
+}
+
 #[test]
 fn shadow_mode_and_warnings_admit_at_what_is_likely_or_the_maximum() {
     let database = taught(Path::Memory);
@@ -263,6 +303,25 @@ fn the_overspend_bound_is_what_open_holds_may_come_to_beyond_what_is_held() {
         client.run("SELECT ai_limiter.release_ai_usage(id) FROM ai_limiter.ai_reservations");
         assert_eq!(bound(&mut client), "", "{path:?}");
     }
+}
+
+#[test]
+fn a_member_sees_the_bound_of_their_own_counters_only() {
+    let database = taught(Path::Memory);
+    let mut client = database.connect();
+    client.run(
+        "INSERT INTO ai_limiter.ai_limits (name, per, metric, period, amount) \
+         VALUES ('own', '{user}', 'cost_usd', 'day', 10)",
+    );
+    for user in [1, 2] {
+        let whose = format!("tenant_id => '{}', user_id => '{}'", id(1), id(user));
+        admit(&mut client, &format!("{whose}, model => 'm', output_tokens => {}", 20 + user));
+    }
+    let bounds = "SELECT coalesce(string_agg(concat_ws(' ', limit_name, overspend_bound), ', ' \
+        ORDER BY limit_name, overspend_bound), '') FROM ai_limiter.ai_overspend_bound WHERE metric = 'cost_usd'";
+    assert_eq!(client.value(bounds), "cost 2.3, own 1.1, own 1.2");
+    become_person(&mut client, 1, 1, None);
+    assert_eq!(client.value(bounds), "own 1.1");
 }
 
 #[test]

@@ -119,6 +119,14 @@ pub fn is_last_part(amount: Amount, part: u32, taken: Amount, at_most: Amount) -
     at_most.pico() > room
 }
 
+/// How far a counter may go by a hold of `likely`, so that [`is_last_part`] is false of it: what
+/// is asked under a lock is whether the sum exceeds this.
+pub fn cap_of_likely(amount: Amount, part: u32, likely: Amount, at_most: Amount) -> Amount {
+    let kept = amount.pico() / 1_000_000 * i128::from(part.min(1_000_000));
+    let beyond = at_most.pico().saturating_sub(likely.pico());
+    Amount::from_pico(amount.pico().saturating_sub(kept).saturating_sub(beyond))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +198,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_stays_under_the_cap_is_not_in_the_last_part(
+            amount in 0..MAX_COUNT, part in 0..=1_000_000_u32, taken in 0..MAX_COUNT,
+            likely in 0..MAX_COUNT, more in 0..MAX_COUNT,
+        ) {
+            let [amount, taken, likely, at_most] =
+                [amount, taken, likely, likely + more].map(Amount::from_units);
+            let cap = cap_of_likely(amount, part, likely, at_most);
+            let exceeds = taken.checked_add(likely).unwrap() > cap;
+            prop_assert_eq!(exceeds, is_last_part(amount, part, taken, at_most));
+        }
+
         #[test]
         fn the_likely_never_exceeds_the_most(
             requests in 1..MAX_COUNT, caller in proptest::option::of(0..=MAX_COUNT),
