@@ -1,77 +1,15 @@
 //! What a call is held for: what such calls have returned, never more than its maximum, and the maximum
-//! where nothing is known yet or a limit is nearly used up. On both paths.
-//!
-//! A token of output costs a dime here. Calls that teach are two days old, so that they count in no
-//! window of today.
+//! while nothing is known yet. On both paths.
 
 mod people;
+mod taught;
 mod workers;
 
-use std::sync::Barrier;
-
-use ai_limiter_tests::calls::{
-    Session, assert_sound, disable_shipped_limits, reserve, try_extend, wait_until,
-};
+use ai_limiter_tests::calls::{Session, assert_sound, reserve, try_extend, wait_until};
 use ai_limiter_tests::waiting::Path;
-use ai_limiter_tests::{Cluster, Database};
 use people::{become_person, id};
+use taught::{admit, book, database_with_ten_dollars, learn, newest_hold, taught};
 use workers::server_with_worker;
-
-/// A database in which everybody together may spend ten dollars a day.
-fn database_with_ten_dollars(cluster: &Cluster) -> Database {
-    let database = cluster.fresh_database();
-    let mut admin = database.connect();
-    disable_shipped_limits(&mut admin);
-    admin.run("SELECT ai_limiter.ensure_ai_partitions()");
-    configure(&mut admin);
-    database
-}
-
-fn configure(admin: &mut impl Session) {
-    admin.run(
-        "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
-         VALUES ('cost', 'cost_usd', 'day', 10)",
-    );
-    admin.run(
-        "INSERT INTO ai_limiter.ai_prices (model, output_usd_per_million_tokens) VALUES ('m', 100000)",
-    );
-}
-
-/// Books calls that returned so many tokens, two days ago.
-fn book(session: &mut impl Session, calls: u32, output_tokens: u32, more: &str) {
-    session.run(&format!(
-        "SELECT count(ai_limiter.record_ai_usage(model => 'm', output_tokens => {output_tokens}, \
-         created_at => now() - interval '2 days'{more})) FROM generate_series(1, {calls})"
-    ));
-}
-
-fn learn(session: &mut impl Session) -> i64 {
-    session.value("SELECT ai_limiter.refresh_ai_estimates()").parse().unwrap()
-}
-
-/// Tokens and cost that the newest hold is for, and the most that it may come to.
-fn newest_hold(session: &mut impl Session) -> String {
-    session.value(
-        "SELECT concat_ws(' ', output_tokens, trim_scale(cost_usd), 'of', \
-         coalesce(max_output_tokens::text, '?'), coalesce(trim_scale(max_cost_usd)::text, '?')) \
-         FROM ai_limiter.ai_reservations ORDER BY created_at DESC LIMIT 1",
-    )
-}
-
-/// Reserves what must be admitted.
-fn admit(session: &mut impl Session, arguments: &str) {
-    assert!(reserve(session, arguments).allowed, "{arguments}");
-}
-
-/// A database that has learned that calls to `m` return 10 tokens, and one in twenty 20.
-fn taught(path: Path) -> Database {
-    let database = database_with_ten_dollars(path.cluster());
-    let mut teacher = database.connect();
-    book(&mut teacher, 190, 10, "");
-    book(&mut teacher, 10, 20, "");
-    assert_eq!(learn(&mut teacher), 200);
-    database
-}
 
 #[test]
 fn a_hold_is_for_what_such_calls_return_and_keeps_the_callers_maximum() {
@@ -150,110 +88,7 @@ fn a_quantile_of_one_holds_the_maximum() {
     assert_eq!(newest_hold(&mut client), "20 2 of 25 2.5");
 }
 
-#[test]
-fn the_last_part_of_a_limit_is_held_at_the_maximum() {
-    for path in Path::BOTH {
-        let database = taught(path);
-        let mut client = database.connect();
-        // 8 dollars and a maximum of 2 reach into the last of ten.
-        let call = "model => 'm', output_tokens => 20";
-        for _ in 0..8 {
-            admit(&mut client, call);
-            assert_eq!(newest_hold(&mut client), "10 1 of 20 2", "{path:?}");
-        }
-        let asked = "SELECT estimated_cost_usd FROM ai_limiter.check_ai_limit(model => 'm', output_tokens => 20)";
-        assert_eq!(client.value(asked), "2", "who asks is told what would be held");
-        admit(&mut client, call);
-        assert_eq!(newest_hold(&mut client), "20 2 of 20 2", "{path:?}");
-        assert!(!reserve(&mut client, call).allowed, "{path:?}");
-        assert_sound(&mut client);
-        // What is given back is there again.
-        client.run("SELECT ai_limiter.release_ai_usage(id) FROM ai_limiter.ai_reservations");
-        admit(&mut client, call);
-        assert_eq!(newest_hold(&mut client), "10 1 of 20 2", "{path:?}");
-    }
-}
-
-#[test]
-fn a_call_whose_maximum_does_not_fit_is_denied_though_what_is_likely_would() {
-    for path in Path::BOTH {
-        let database = taught(path);
-        let mut client = database.connect();
-        assert!(!reserve(&mut client, "model => 'm', output_tokens => 101").allowed, "{path:?}");
-        // In the last part from the first: held at its maximum.
-        admit(&mut client, "model => 'm', output_tokens => 95");
-        assert_eq!(newest_hold(&mut client), "95 9.5 of 95 9.5", "{path:?}");
-        assert_sound(&mut client);
-    }
-}
-
-#[test]
-fn clients_at_once_hold_the_maximum_from_the_same_point_on() {
-    for path in Path::BOTH {
-        let database = taught(path);
-        let admitted = database.clients(8, |_, client| {
-            (0..6).filter(|_| reserve(client, "model => 'm', output_tokens => 20").allowed).count()
-        });
-        let mut client = database.connect();
-        assert_eq!(admitted.iter().sum::<usize>(), 9, "{path:?}");
-        let holds = "SELECT string_agg(trim_scale(cost_usd)::text, ' ' ORDER BY cost_usd) FROM ai_limiter.ai_reservations";
-        assert_eq!(client.value(holds), "1 1 1 1 1 1 1 1 2", "{path:?}");
-        assert_sound(&mut client);
-    }
-}
-
 /// Between asking the counters and adding to them others add: what is held is decided at that instant.
-#[test]
-fn of_two_clients_at_the_same_instant_one_holds_the_maximum() {
-    const CLIENTS: usize = 8;
-    let database = taught(Path::Memory);
-    let mut admin = database.connect();
-    admit(&mut admin, "cost_usd => 7");
-    let turn = Barrier::new(CLIENTS);
-    let rounds = database.clients(CLIENTS, |number, client| {
-        let mut rounds = Vec::new();
-        for _ in 0..300 {
-            turn.wait();
-            reserve(client, "model => 'm', output_tokens => 20");
-            turn.wait();
-            if number == 0 {
-                rounds.push(client.value(
-                    "SELECT string_agg(trim_scale(cost_usd)::text, ' ' ORDER BY created_at) \
-                     FROM ai_limiter.ai_reservations WHERE state = 'open' AND model IS NOT NULL",
-                ));
-                client.run(
-                    "SELECT ai_limiter.release_ai_usage(id) FROM ai_limiter.ai_reservations \
-                     WHERE state = 'open' AND model IS NOT NULL",
-                );
-            }
-            turn.wait();
-        }
-        rounds
-    });
-    let mut seen: Vec<String> = rounds.into_iter().flatten().collect();
-    seen.sort_unstable();
-    seen.dedup();
-    // Nine dollars are where the last part begins: 7 and 1 and then 2.
-    assert_eq!(seen, ["1 2"]);
-    assert_sound(&mut admin);
-}
-
-#[test]
-fn shadow_mode_and_warnings_admit_at_what_is_likely_or_the_maximum() {
-    let database = taught(Path::Memory);
-    let mut client = database.connect();
-    client.run("SET ai_limiter.mode = 'off'");
-    admit(&mut client, "model => 'm', output_tokens => 2000");
-    assert_eq!(newest_hold(&mut client), "10 1 of 2000 200");
-    client.run("SET ai_limiter.mode = 'shadow'");
-    admit(&mut client, "model => 'm', output_tokens => 2000");
-    assert_eq!(newest_hold(&mut client), "2000 200 of 2000 200");
-    client.run("RESET ai_limiter.mode");
-    client.run("UPDATE ai_limiter.ai_limits SET action = 'warn' WHERE name = 'cost'");
-    admit(&mut client, "model => 'm', output_tokens => 2000");
-    assert_eq!(newest_hold(&mut client), "10 1 of 2000 200");
-}
-
 #[test]
 fn calls_whose_tokens_nobody_told_teach_nothing() {
     let database = database_with_ten_dollars(Path::Memory.cluster());
