@@ -121,6 +121,28 @@ FROM ai_limiter.ai_counters() c;
 COMMENT ON VIEW ai_limiter.ai_limit_status IS
     'Every counter that is not empty and that the caller may see: settled, held, allowed, left, and when it resets.';
 
+CREATE VIEW ai_limiter.ai_overspend_bound WITH (security_invoker = true) AS
+SELECT e.limit_name, e.limit_id, e.subject, e.tenant_id, e.user_id, e.metric, e.period, e.action, e.amount,
+    e.open_holds, e.unbounded_holds, e.held, e.held_at_most, e.overspend_bound, e.resets_at
+FROM ai_limiter.ai_hold_exposure() e;
+COMMENT ON VIEW ai_limiter.ai_overspend_bound IS
+    'Of every counter with open holds that the caller may see: how far these could exceed what is held, if each call came to the most that it may. A hold without a known maximum has no bound, and is counted in unbounded_holds.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.limit_name IS 'The rule; run_limit for the cap of a single run.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.limit_id IS 'The row of ai_limits; 0 is a run''s own cap.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.subject IS 'Whose counter it is; empty for one counter for all.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.tenant_id IS 'The tenant whose counter it is, as far as it is anyone''s.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.user_id IS 'The user whose counter it is, as far as it is anyone''s.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.metric IS 'What is counted, and so the unit of the numbers.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.period IS 'The period of the rule.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.action IS 'deny or warn.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.amount IS 'What the rule allows.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.open_holds IS 'How many holds are open.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.unbounded_holds IS 'How many of them have no known maximum; they are in held_at_most with what is held.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.held IS 'What they hold.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.held_at_most IS 'The most that they may come to.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.overspend_bound IS 'held_at_most - held.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.resets_at IS 'When the window ends; null when it never does, and of a rolling limit.';
+
 CREATE VIEW ai_limiter.ai_limiter_stat WITH (security_invoker = true) AS
 SELECT c.checks, c.admitted, c.denied_limit_exceeded, c.denied_model_not_allowed,
     c.denied_feature_not_allowed, c.denied_unpriced_model, c.denied_suspended, c.denied_degraded,

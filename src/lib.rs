@@ -37,9 +37,14 @@ extension_sql_file!(
     requires = ["rollup_tables"]
 );
 extension_sql_file!(
+    "../sql/estimate_tables.sql",
+    name = "estimate_tables",
+    requires = ["import_tables"]
+);
+extension_sql_file!(
     "../sql/identity_functions.sql",
     name = "identity_functions",
-    requires = ["import_tables"]
+    requires = ["estimate_tables"]
 );
 extension_sql_file!(
     "../sql/admission_functions.sql",
@@ -66,7 +71,12 @@ extension_sql_file!(
     name = "import_functions",
     requires = ["correction_functions"]
 );
-extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["import_functions"]);
+extension_sql_file!(
+    "../sql/estimate_functions.sql",
+    name = "estimate_functions",
+    requires = ["import_functions"]
+);
+extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["estimate_functions"]);
 extension_sql_file!("../sql/rule_triggers.sql", name = "rule_triggers", requires = ["shipped"]);
 extension_sql_file!(
     "../sql/config_triggers.sql",

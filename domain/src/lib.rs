@@ -10,6 +10,7 @@ pub mod call;
 pub mod claims;
 pub mod counters;
 pub mod error;
+pub mod estimates;
 pub mod filter;
 pub mod grain;
 pub mod limit;

@@ -10,7 +10,7 @@ use super::cache;
 use super::caller::{Caller, not_permitted};
 use super::pricing::{Used, costs};
 use crate::ledger::holds::{self, Hold};
-use crate::ledger::usage::{self, Charge};
+use crate::ledger::usage::{self, Charge, PriceSource};
 use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
@@ -314,9 +314,17 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
     })
 }
 
+/// What was used, and what that costs.
+pub struct CostOfUsage {
+    pub cost_usd: Amount,
+    pub source: PriceSource,
+    pub input_tokens: i64,
+    pub output_tokens: i64,
+}
+
 /// What a call with this usage costs now; `None` when its model has no price. Its tokens are right,
 /// whatever the usage says.
-pub fn cost_of(call: &Call, usage: Value) -> Result<Option<Amount>> {
+pub fn cost_of(call: &Call, usage: Value) -> Result<Option<CostOfUsage>> {
     let actual = Actual {
         usage: Some(usage),
         input_tokens: call.input_tokens,
@@ -327,9 +335,16 @@ pub fn cost_of(call: &Call, usage: Value) -> Result<Option<Amount>> {
         actual.read(call.requested_model.as_deref(), call.dimensions.provider.as_deref())?;
     let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let now = clock::now();
+    let used =
+        Used { quantities: &usage.quantities, requests: call.requests, at: now, context: &context };
     let prices = cache::current(|config| config.prices(call, now))?;
-    let priced = prices.of(&usage.quantities, call.requests, now, &context)?;
-    Ok(priced.map(|priced| priced.cost_usd()))
+    let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
+    Ok(costs(&prices, &used, None, None)?.map(|costs| CostOfUsage {
+        cost_usd: costs.cost_usd,
+        source: costs.source,
+        input_tokens,
+        output_tokens,
+    }))
 }
 
 /// A call and what came with it, as text that is equal only for equal arguments.

@@ -7,6 +7,7 @@
 mod admission;
 mod arguments;
 mod corrections;
+mod estimates;
 mod identity;
 mod import;
 mod ledger_triggers;

@@ -7,6 +7,7 @@ pub mod config;
 pub mod corrections;
 pub mod costs;
 pub mod denials;
+pub mod estimates;
 pub mod holds;
 pub mod id;
 pub mod idempotency;

@@ -40,6 +40,8 @@ pub enum Class {
     Corrections = 0xA10B,
     /// Importing one source.
     Import = 0xA10C,
+    /// Learning what calls return.
+    Estimates = 0xA10D,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
