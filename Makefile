@@ -3,10 +3,10 @@
 # The Postgres to use: 15, 16, 17 or 18.
 PG ?= 17
 # Once more without shared memory: what is about counters, and differs there.
-TABLE_PATH_TESTS = agreement concurrency concurrent_limits direct_writes housekeeping_races once \
+TABLE_PATH_TESTS = agreement concurrency concurrent_limits direct_writes housekeeping_races import once \
 	regress rollback rows_without_statements rule_edits rule_reach
 # Tested beside the server: pure crates, and that the benchmark runs.
-BESIDES = ai_limiter_domain ai_limiter_model ai_limiter_bench
+BESIDES = ai_limiter_domain ai_limiter_tokens ai_limiter_model ai_limiter_bench
 # For demo: a CSV file of model calls to replay.
 TRACE ?=
 # For bench: the rows to measure, as within,reserve; all without it.

@@ -17,7 +17,7 @@ is_current() {
     [ -e "$stamp" ] || return 1
     local newer
     # Folders too: a file that is deleted or renamed leaves only their time changed.
-    newer="$(find "$root/src" "$root/sql" "$root/domain" "$root/Cargo.toml" "$root/Cargo.lock" \
+    newer="$(find "$root/src" "$root/sql" "$root/domain" "$root/tokens" "$root/Cargo.toml" "$root/Cargo.lock" \
         "$root"/*.control "$root/scripts/build.sh" -newer "$stamp" -print -quit)"
     [ -z "$newer" ]
 }

@@ -120,6 +120,8 @@ CREATE TABLE ai_limiter.ai_prices (
     unit_prices jsonb,
     discount_factor numeric CONSTRAINT ai_prices_discount_in_range CHECK (discount_factor BETWEEN 0 AND 10),
     markup_factor numeric CONSTRAINT ai_prices_markup_in_range CHECK (markup_factor BETWEEN 0 AND 1000),
+    max_output_tokens bigint CONSTRAINT ai_prices_max_output_in_range
+        CHECK (max_output_tokens BETWEEN 0 AND 1000000000000),
     source text NOT NULL DEFAULT 'manual' CONSTRAINT ai_prices_source_exists CHECK (source IN ('manual', 'litellm')),
     valid_during tstzrange NOT NULL DEFAULT '(,)'
         CONSTRAINT ai_prices_valid_sometime CHECK (NOT pg_catalog.isempty(valid_during)),
@@ -142,6 +144,7 @@ COMMENT ON COLUMN ai_limiter.ai_prices.usd_per_request IS 'US dollars for a requ
 COMMENT ON COLUMN ai_limiter.ai_prices.unit_prices IS 'Prices of other classes, by the catalogue''s keys and in its units, as {"cache_read_mtok": 0.3, "web_searches_kcount": 10}: a number, or {"base": 3, "tiers": [{"start": 200000, "price": 6}]} for calls with more input tokens than start.';
 COMMENT ON COLUMN ai_limiter.ai_prices.discount_factor IS 'What is paid is the price times this: 0.8 is 20% off, 1.1 a surcharge of 10%; null is 1. The list price stays in list_cost_usd.';
 COMMENT ON COLUMN ai_limiter.ai_prices.markup_factor IS 'What the tenant is charged is what is paid times this; null is the tenant''s markup_factor.';
+COMMENT ON COLUMN ai_limiter.ai_prices.max_output_tokens IS 'The most output tokens that the model returns for a request: no call is held for more. Null when that is not known.';
 COMMENT ON COLUMN ai_limiter.ai_prices.source IS 'manual, or litellm for a row of import_litellm_prices(), which a later import may replace.';
 COMMENT ON COLUMN ai_limiter.ai_prices.valid_during IS 'When the price holds; rows that otherwise match alike must not overlap.';
 COMMENT ON COLUMN ai_limiter.ai_prices.recorded_at IS 'When the row was written.';

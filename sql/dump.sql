@@ -16,3 +16,6 @@ SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_reservations', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_idempotency', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_denials', '');
 SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_usage_totals', '');
+SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_usage_imports', '');
+SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_usage_imports_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ai_limiter.ai_usage_import_refusals', '');

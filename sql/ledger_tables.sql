@@ -82,8 +82,8 @@ CREATE TABLE ai_limiter.ai_usage (
     input_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_input_not_negative CHECK (input_tokens >= 0),
     output_tokens bigint NOT NULL DEFAULT 0 CONSTRAINT ai_usage_output_not_negative CHECK (output_tokens >= 0),
     cost_usd numeric(20,12) NOT NULL,
-    list_cost_usd numeric(20,12) NOT NULL,
-    charge_usd numeric(20,12) NOT NULL,
+    list_cost_usd numeric(20,12),
+    charge_usd numeric(20,12),
     estimated_cost_usd numeric(20,12) CONSTRAINT ai_usage_estimate_not_negative
         CHECK (estimated_cost_usd >= 0 AND estimated_cost_usd <> 'NaN'),
     price_source text NOT NULL DEFAULT 'caller',
@@ -114,12 +114,12 @@ COMMENT ON COLUMN ai_limiter.ai_usage.requests IS 'How many requests the row sta
 COMMENT ON COLUMN ai_limiter.ai_usage.input_tokens IS 'Input tokens, cached ones included.';
 COMMENT ON COLUMN ai_limiter.ai_usage.output_tokens IS 'Output tokens, reasoning included.';
 COMMENT ON COLUMN ai_limiter.ai_usage.cost_usd IS 'What it cost, in US dollars; limits count this. Negative only in a correction.';
-COMMENT ON COLUMN ai_limiter.ai_usage.list_cost_usd IS 'What it would have cost at the public price, in US dollars; cost_usd where no other is known, also when an insert leaves it null.';
-COMMENT ON COLUMN ai_limiter.ai_usage.charge_usd IS 'What the tenant is charged for it, in US dollars: cost_usd with the markup; cost_usd when an insert leaves it null.';
+COMMENT ON COLUMN ai_limiter.ai_usage.list_cost_usd IS 'What it would have cost at the public price, in US dollars; cost_usd where no other is known, also when an insert leaves it null; null in a row that passed the triggers by, which means cost_usd.';
+COMMENT ON COLUMN ai_limiter.ai_usage.charge_usd IS 'What the tenant is charged for it, in US dollars: cost_usd with the markup; cost_usd when an insert leaves it null; null in a row that passed the triggers by, which means cost_usd.';
 COMMENT ON COLUMN ai_limiter.ai_usage.estimated_cost_usd IS 'What had been held for it, in US dollars; null without a hold or a price.';
 COMMENT ON COLUMN ai_limiter.ai_usage.price_source IS 'Where cost_usd came from: caller, ai_prices, catalog, estimate when nothing better was known, or adjustment and reprice of a correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.line_items IS 'What cost_usd is made of: an array of objects with class, quantity, unit_price_usd (of one), price_source and cost_usd, which add up to it. Null in a row that an app inserted itself; ai_usage_line_items shows such a row as one item.';
-COMMENT ON COLUMN ai_limiter.ai_usage.price_context IS 'What the price depended on beside model and time, as the response said it: service_tier, processing; null when nothing.';
+COMMENT ON COLUMN ai_limiter.ai_usage.price_context IS 'What the price depended on beside model and time, as the response said it: service_tier, processing; and model, the name that was priced where no column has it. Null when nothing.';
 COMMENT ON COLUMN ai_limiter.ai_usage.correction_of IS 'The row that this one corrects; null in a row that is no correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.correction_reason IS 'Why it was corrected; null in a row that is no correction.';
 COMMENT ON COLUMN ai_limiter.ai_usage.created_at IS 'When the call was made; decides the windows that it counts in. Never in the future.';

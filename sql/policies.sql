@@ -19,7 +19,11 @@ ALTER TABLE ai_limiter.ai_usage_rollup ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_usage_totals ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_idempotency ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_denials ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ai_limiter.ai_output_estimates ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ai_limiter.ai_output_estimate_state ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ai_limiter.ai_barrier ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ai_limiter.ai_usage_imports ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ai_limiter.ai_usage_import_refusals ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY server ON ai_limiter.ai_tiers USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_tenants USING ((SELECT ai_limiter.ai_is_server()));
@@ -38,7 +42,11 @@ CREATE POLICY server ON ai_limiter.ai_usage_rollup USING ((SELECT ai_limiter.ai_
 CREATE POLICY server ON ai_limiter.ai_usage_totals USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_idempotency USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_denials USING ((SELECT ai_limiter.ai_is_server()));
+CREATE POLICY server ON ai_limiter.ai_output_estimates USING ((SELECT ai_limiter.ai_is_server()));
+CREATE POLICY server ON ai_limiter.ai_output_estimate_state USING ((SELECT ai_limiter.ai_is_server()));
 CREATE POLICY server ON ai_limiter.ai_barrier USING ((SELECT ai_limiter.ai_is_server()));
+CREATE POLICY server ON ai_limiter.ai_usage_imports USING ((SELECT ai_limiter.ai_is_server()));
+CREATE POLICY server ON ai_limiter.ai_usage_import_refusals USING ((SELECT ai_limiter.ai_is_server()));
 
 CREATE POLICY read_tiers ON ai_limiter.ai_tiers FOR SELECT USING (true);
 -- The zero tenant's zone is everybody's default.
@@ -54,6 +62,7 @@ CREATE POLICY read_own ON ai_limiter.ai_limits FOR SELECT USING ((SELECT ai_limi
         AND ((SELECT ai_limiter.ai_sees_people()) OR user_id = (SELECT ai_limiter.ai_current_user()))));
 CREATE POLICY read_platform ON ai_limiter.ai_prices FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
 CREATE POLICY read_platform ON ai_limiter.ai_price_catalogs FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
+CREATE POLICY read_platform ON ai_limiter.ai_output_estimates FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
 CREATE POLICY read_platform ON ai_limiter.ai_suspensions FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
 CREATE POLICY read_platform ON ai_limiter.ai_config_changes FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform()));
 CREATE POLICY read_own ON ai_limiter.ai_reservations FOR SELECT USING ((SELECT ai_limiter.ai_sees_platform())

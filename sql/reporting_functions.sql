@@ -50,4 +50,12 @@ CREATE FUNCTION ai_limiter.estimate_ai_cost(model text DEFAULT NULL, provider te
 RETURNS numeric
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'estimate_ai_cost_wrapper';
 COMMENT ON FUNCTION ai_limiter.estimate_ai_cost(text, text, jsonb, bigint, bigint) IS
-    'What one request would be held for, in US dollars, at the caller''s tenant''s price; output_tokens default to ai_limiter.default_output_tokens. Null when the model has no price. Raises 22004 without a model.';
+    'What one request would be held for, in US dollars, at the caller''s tenant''s price: explain_ai_cost_estimate() says by which output tokens, and why. With usage, what that costs. Null when the model has no price. Raises 22004 without a model.';
+
+-- IMMUTABLE, so that it can fill a generated column: it looks at nothing but its arguments. A later version
+-- may know more models; what was stored stays as it was counted.
+CREATE FUNCTION ai_limiter.count_tokens(model text, "text" text)
+RETURNS ai_limiter.ai_token_count
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'count_tokens_wrapper';
+COMMENT ON FUNCTION ai_limiter.count_tokens(text, text) IS
+    'How many tokens a text is to a model: counted where the model''s tokenizer is public (OpenAI''s), else estimated from its characters, and it says which. Nothing in the text is special.';

@@ -115,3 +115,13 @@ COMMENT ON COLUMN ai_limiter.ai_settlement.usage_id IS 'The ledger row; it has t
 COMMENT ON COLUMN ai_limiter.ai_settlement.cost_usd IS 'What was booked, in US dollars.';
 COMMENT ON COLUMN ai_limiter.ai_settlement.estimated_cost_usd IS 'What had been held, in US dollars; null when the model had no price.';
 COMMENT ON COLUMN ai_limiter.ai_settlement.already_settled IS 'True when an earlier call settled it: this is then that call''s answer.';
+
+CREATE TYPE ai_limiter.ai_token_count AS (
+    tokens bigint,
+    is_exact boolean,
+    tokenizer text
+);
+COMMENT ON TYPE ai_limiter.ai_token_count IS 'How many tokens a text is to a model.';
+COMMENT ON COLUMN ai_limiter.ai_token_count.tokens IS 'The tokens of the text alone: what a provider adds for each message and tool is not in it.';
+COMMENT ON COLUMN ai_limiter.ai_token_count.is_exact IS 'Whether they were counted with the model''s own tokenizer; else estimated.';
+COMMENT ON COLUMN ai_limiter.ai_token_count.tokenizer IS 'Which tokenizer counted; null where it was estimated.';

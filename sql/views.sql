@@ -45,22 +45,46 @@ COMMENT ON VIEW ai_limiter.ai_cost_by_feature IS 'Settled use by tenant and feat
 
 CREATE VIEW ai_limiter.ai_usage_line_items WITH (security_invoker = true) AS
 SELECT u.id AS usage_id, u.created_at, u.recorded_at, u.tenant_id, u.user_id, u.provider, u.model,
-    u.response_model, u.feature, u.api_key_id, u.run_id, u.attributes, u.correction_of,
-    i.class, i.quantity, i.unit_price_usd, i.price_source, i.cost_usd
-FROM ai_limiter.ai_usage u, LATERAL (
-    SELECT l.class, l.quantity, l.unit_price_usd, l.price_source, l.cost_usd
-    FROM pg_catalog.jsonb_to_recordset(u.line_items) AS l(class text, quantity numeric,
-        unit_price_usd numeric, price_source text, cost_usd numeric)
+    u.response_model, u.feature, u.api_key_id, u.run_id, u.attributes, u.price_context,
+    u.correction_of, u.correction_reason,
+    i.class, i.quantity, i.unit_price_usd, i.list_unit_price_usd, i.price_source, i.cost_usd,
+    i.list_cost_usd, i.charge_usd
+FROM ai_limiter.ai_usage u,
+    -- Null in a row that passed the triggers by.
+    LATERAL (SELECT coalesce(u.list_cost_usd, u.cost_usd) AS list_cost_usd,
+        coalesce(u.charge_usd, u.cost_usd) AS charge_usd) whole, LATERAL (
+    -- A charge is of the whole row. Each item gets its share by cost, as what the shares up to it come
+    -- to less what those before it do: so they add up whatever the rounding.
+    SELECT l.class, l.quantity, l.unit_price_usd,
+        coalesce(l.list_unit_price_usd, l.unit_price_usd) AS list_unit_price_usd, l.price_source,
+        l.cost_usd,
+        -- A list may have other classes than an own price: what no item has is the last one's.
+        coalesce(l.list_cost_usd, l.cost_usd) + CASE WHEN l.position = count(*) OVER ()
+            THEN whole.list_cost_usd - sum(coalesce(l.list_cost_usd, l.cost_usd)) OVER () ELSE 0 END AS list_cost_usd,
+        CASE WHEN u.cost_usd <> 0 THEN
+                round(whole.charge_usd * (sum(l.cost_usd) OVER upto) / u.cost_usd, 12)
+                - round(whole.charge_usd * (sum(l.cost_usd) OVER upto - l.cost_usd) / u.cost_usd, 12)
+            WHEN l.position = 1 THEN whole.charge_usd ELSE 0 END AS charge_usd
+    FROM ROWS FROM (pg_catalog.jsonb_to_recordset(u.line_items) AS (class text, quantity numeric,
+            unit_price_usd numeric, list_unit_price_usd numeric, price_source text, cost_usd numeric,
+            list_cost_usd numeric)) WITH ORDINALITY
+        AS l(class, quantity, unit_price_usd, list_unit_price_usd, price_source, cost_usd, list_cost_usd, position)
+    WINDOW upto AS (ORDER BY l.position)
     UNION ALL
-    SELECT 'reported_cost', 1, u.cost_usd, u.price_source, u.cost_usd WHERE u.line_items IS NULL) i;
+    SELECT 'reported_cost', 1, u.cost_usd, whole.list_cost_usd, u.price_source, u.cost_usd,
+        whole.list_cost_usd, whole.charge_usd
+    WHERE u.line_items IS NULL) i;
 COMMENT ON VIEW ai_limiter.ai_usage_line_items IS
-    'What each row of the ledger is made of: quantity times unit price of each class. A row''s items add up to its cost_usd. A cost that was told and not priced is one item, reported_cost.';
+    'What each row of the ledger is made of: quantity times unit price of each class. A row''s items add up to its cost_usd, its list_cost_usd and its charge_usd. A cost that was told and not priced is one item, reported_cost.';
 COMMENT ON COLUMN ai_limiter.ai_usage_line_items.usage_id IS 'The row of the ledger.';
-COMMENT ON COLUMN ai_limiter.ai_usage_line_items.class IS 'input_tokens, cache_read_tokens, output_tokens, web_searches, requests and the other classes of the price catalogue; what has a class of its own is not in the whole''s. reported_cost for a cost that was not priced.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.class IS 'input_tokens, cache_read_tokens, output_tokens, web_searches, requests and the other classes of the price catalogue; what has a class of its own is not in the whole''s. reported_cost for a cost that was told and not priced, estimated_cost for what was held, adjustment for a correction of money alone.';
 COMMENT ON COLUMN ai_limiter.ai_usage_line_items.quantity IS 'How much of the class, in tokens, requests, seconds, characters, pages or pixels.';
-COMMENT ON COLUMN ai_limiter.ai_usage_line_items.unit_price_usd IS 'US dollars for one.';
-COMMENT ON COLUMN ai_limiter.ai_usage_line_items.price_source IS 'Where the price came from: ai_prices, catalog, caller or estimate.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.unit_price_usd IS 'US dollars for one, as they are paid.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.list_unit_price_usd IS 'US dollars for one at the public price; what is paid where no other is known.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.price_source IS 'Where the price came from: ai_prices and the row''s id, catalog, caller, estimate, adjustment or reprice; unpriced for what was used and has no price.';
 COMMENT ON COLUMN ai_limiter.ai_usage_line_items.cost_usd IS 'Quantity times unit price, rounded to 12 decimals so that a row''s items add up to its cost.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.list_cost_usd IS 'The same at the public price; the last item also has what the list prices by classes that the row was not priced by.';
+COMMENT ON COLUMN ai_limiter.ai_usage_line_items.charge_usd IS 'The item''s share of what the tenant is charged, by cost.';
 
 CREATE VIEW ai_limiter.ai_model_prices WITH (security_invoker = true) AS
 SELECT p.provider, p.model, NULL::text AS name, p.tenant_id, NULL::bigint AS context_window,
@@ -96,6 +120,28 @@ SELECT c.limit_name, c.limit_id, c.subject, c.tenant_id, c.user_id, c.metric, c.
 FROM ai_limiter.ai_counters() c;
 COMMENT ON VIEW ai_limiter.ai_limit_status IS
     'Every counter that is not empty and that the caller may see: settled, held, allowed, left, and when it resets.';
+
+CREATE VIEW ai_limiter.ai_overspend_bound WITH (security_invoker = true) AS
+SELECT e.limit_name, e.limit_id, e.subject, e.tenant_id, e.user_id, e.metric, e.period, e.action, e.amount,
+    e.open_holds, e.unbounded_holds, e.held, e.held_at_most, e.overspend_bound, e.resets_at
+FROM ai_limiter.ai_hold_exposure() e;
+COMMENT ON VIEW ai_limiter.ai_overspend_bound IS
+    'Of every counter with open holds that the caller may see: how far these could exceed what is held, if each call came to the most that it may. A hold without a known maximum has no bound, and is counted in unbounded_holds.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.limit_name IS 'The rule; run_limit for the cap of a single run.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.limit_id IS 'The row of ai_limits; 0 is a run''s own cap.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.subject IS 'Whose counter it is; empty for one counter for all.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.tenant_id IS 'The tenant whose counter it is, as far as it is anyone''s.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.user_id IS 'The user whose counter it is, as far as it is anyone''s.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.metric IS 'What is counted, and so the unit of the numbers.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.period IS 'The period of the rule.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.action IS 'deny or warn.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.amount IS 'What the rule allows.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.open_holds IS 'How many holds are open.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.unbounded_holds IS 'How many of them have no known maximum; they are in held_at_most with what is held.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.held IS 'What they hold.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.held_at_most IS 'The most that they may come to.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.overspend_bound IS 'held_at_most - held.';
+COMMENT ON COLUMN ai_limiter.ai_overspend_bound.resets_at IS 'When the window ends; null when it never does, and of a rolling limit.';
 
 CREATE VIEW ai_limiter.ai_limiter_stat WITH (security_invoker = true) AS
 SELECT c.checks, c.admitted, c.denied_limit_exceeded, c.denied_model_not_allowed,

@@ -4,8 +4,8 @@ use ai_limiter_domain::{Error, Kind};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 
-pub fn report(error: Error) -> ErrorReport {
-    let code = match error.kind {
+pub fn code(kind: Kind) -> PgSqlErrorCode {
+    match kind {
         Kind::InvalidParameter => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         Kind::OutOfRange => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
         Kind::NullNotAllowed => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -15,8 +15,11 @@ pub fn report(error: Error) -> ErrorReport {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
         }
         Kind::CheckViolation => PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
-    };
-    let mut report = ErrorReport::new(code, error.message, function_name!());
+    }
+}
+
+pub fn report(error: Error) -> ErrorReport {
+    let mut report = ErrorReport::new(code(error.kind), error.message, function_name!());
     if let Some(detail) = error.detail {
         report = report.set_detail(detail);
     }

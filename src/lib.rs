@@ -32,9 +32,19 @@ extension_sql_file!(
     requires = ["ledger_tables"]
 );
 extension_sql_file!(
+    "../sql/import_tables.sql",
+    name = "import_tables",
+    requires = ["rollup_tables"]
+);
+extension_sql_file!(
+    "../sql/estimate_tables.sql",
+    name = "estimate_tables",
+    requires = ["import_tables"]
+);
+extension_sql_file!(
     "../sql/identity_functions.sql",
     name = "identity_functions",
-    requires = ["rollup_tables"]
+    requires = ["estimate_tables"]
 );
 extension_sql_file!(
     "../sql/admission_functions.sql",
@@ -51,7 +61,22 @@ extension_sql_file!(
     name = "operating_functions",
     requires = ["reporting_functions"]
 );
-extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["operating_functions"]);
+extension_sql_file!(
+    "../sql/correction_functions.sql",
+    name = "correction_functions",
+    requires = ["operating_functions"]
+);
+extension_sql_file!(
+    "../sql/import_functions.sql",
+    name = "import_functions",
+    requires = ["correction_functions"]
+);
+extension_sql_file!(
+    "../sql/estimate_functions.sql",
+    name = "estimate_functions",
+    requires = ["import_functions"]
+);
+extension_sql_file!("../sql/shipped.sql", name = "shipped", requires = ["estimate_functions"]);
 extension_sql_file!("../sql/rule_triggers.sql", name = "rule_triggers", requires = ["shipped"]);
 extension_sql_file!(
     "../sql/config_triggers.sql",
@@ -74,7 +99,13 @@ extension_sql_file!(
     requires = ["price_functions"]
 );
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["price_imports"]);
-extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["views"]);
+extension_sql_file!("../sql/focus_view.sql", name = "focus_view", requires = ["views"]);
+extension_sql_file!(
+    "../sql/invoice_functions.sql",
+    name = "invoice_functions",
+    requires = ["focus_view"]
+);
+extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["invoice_functions"]);
 extension_sql_file!("../sql/dump.sql", name = "dump", requires = ["policies"]);
 extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 

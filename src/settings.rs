@@ -67,6 +67,10 @@ pub static IDEMPOTENCY_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * D
 /// What a call without a maximum is held for. Holding a model's own maximum would let a few calls
 /// hold a whole budget.
 pub static DEFAULT_OUTPUT_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(1024);
+/// What is held of a call's output: what this part of such calls stays under.
+pub static OUTPUT_QUANTILE: GucSetting<f64> = GucSetting::<f64>::new(0.95);
+/// The last part of a limit, in which calls are held for the most that they may cost.
+pub static FULL_HOLD_SHARE: GucSetting<f64> = GucSetting::<f64>::new(0.1);
 /// Unknown is not free.
 pub static UNPRICED_MODEL: GucSetting<Refusal> = GucSetting::<Refusal>::new(Refusal::Deny);
 pub static ON_ERROR: GucSetting<Refusal> = GucSetting::<Refusal>::new(Refusal::Deny);
@@ -188,6 +192,26 @@ pub fn define() {
         c"What becomes of a call when the counters cannot be read.",
         c"The verdict's reason is degraded in either case.",
         &ON_ERROR,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"ai_limiter.output_quantile",
+        c"Which part of a model's calls stay under the output tokens that a call is held for.",
+        c"It is learned from what calls have returned; 1 holds the maximum, as while nothing is known.",
+        &OUTPUT_QUANTILE,
+        0.5,
+        1.0,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"ai_limiter.full_hold_share",
+        c"The last part of each limit, in which calls are held for the most that they may cost.",
+        c"0 holds the likely cost wherever the most would still fit.",
+        &FULL_HOLD_SHARE,
+        0.0,
+        1.0,
         GucContext::Suset,
         GucFlags::default(),
     );

@@ -92,6 +92,58 @@ impl Amount {
         Ok(amount)
     }
 
+    /// As [`Amount::parse`], for what is added to a charge or taken from it: not zero, and no larger than a
+    /// charge can be.
+    pub fn parse_difference(text: &str, what: &str) -> Result<Self> {
+        let amount = Self::parse(text, what)?;
+        if amount == Self::ZERO {
+            return Err(Error::invalid(format!("{what} must not be zero"))
+                .hint("Amounts have twelve decimals."));
+        }
+        if amount.0.unsigned_abs() >= Self::CHARGE_LIMIT.0.unsigned_abs() {
+            return Err(Error::out_of_range(format!("{what} is out of range"))
+                .detail("A single charge must be below 100,000,000 USD."));
+        }
+        Ok(amount)
+    }
+
+    /// `self × part ÷ whole`, exactly, rounded once half away from zero.
+    ///
+    /// # Errors
+    /// 22003 when it does not fit, or `whole` is zero.
+    pub fn scaled(self, part: Self, whole: Self) -> Result<Self> {
+        let out_of_range = || Error::out_of_range("amount is out of range");
+        let negative = (self.0 < 0) ^ (part.0 < 0) ^ (whole.0 < 0);
+        let [mut factor, part, whole] = [self, part, whole].map(|amount| amount.0.unsigned_abs());
+        if whole == 0 || whole >= 1 << 127 {
+            return Err(out_of_range());
+        }
+        // Bit by bit from the top: the product of two amounts may need 256 bits, quotient and remainder
+        // never need more than one more than they have.
+        let (mut quotient, mut remainder) = (0_u128, 0_u128);
+        let (part_quotient, part_remainder) = (part / whole, part % whole);
+        let bits = u128::BITS - factor.leading_zeros();
+        factor = if bits == 0 { 0 } else { factor << (u128::BITS - bits) };
+        for _ in 0..bits {
+            quotient = quotient.checked_mul(2).ok_or_else(out_of_range)?;
+            remainder *= 2;
+            if factor >> 127 == 1 {
+                quotient = quotient.checked_add(part_quotient).ok_or_else(out_of_range)?;
+                if remainder >= whole {
+                    (quotient, remainder) = (quotient + 1, remainder - whole);
+                }
+                remainder += part_remainder;
+            }
+            if remainder >= whole {
+                (quotient, remainder) = (quotient + 1, remainder - whole);
+            }
+            factor <<= 1;
+        }
+        let rounded = quotient + u128::from(remainder >= whole - remainder);
+        let pico = i128::try_from(rounded).map_err(|_| out_of_range())?;
+        Ok(Self(if negative { -pico } else { pico }))
+    }
+
     /// `self ÷ other` for ordering and display only, never for money; `None` when `other` is zero.
     pub fn ratio(self, other: Self) -> Option<f64> {
         (other.0 != 0).then(|| self.0 as f64 / other.0 as f64)
@@ -156,6 +208,29 @@ mod tests {
     }
 
     #[test]
+    fn a_difference_is_neither_zero_nor_larger_than_a_charge() {
+        for (text, kind) in [
+            ("0", Kind::InvalidParameter),
+            ("-0.0000000000001", Kind::InvalidParameter),
+            ("NaN", Kind::InvalidParameter),
+            ("100000000", Kind::OutOfRange),
+            ("-100000000", Kind::OutOfRange),
+        ] {
+            assert_eq!(Amount::parse_difference(text, "x").unwrap_err().kind, kind, "{text}");
+        }
+        assert_eq!(Amount::parse_difference("-0.000000000001", "x").unwrap().pico(), -1);
+    }
+
+    #[test]
+    fn the_largest_charges_are_scaled_exactly() {
+        let largest = Amount::CHARGE_LIMIT.checked_sub(Amount(1)).unwrap();
+        assert_eq!(largest.scaled(largest, largest).unwrap(), largest);
+        assert_eq!(Amount(-1).scaled(largest, Amount(2)).unwrap().pico(), -(largest.0 + 1) / 2);
+        assert_eq!(largest.scaled(largest, Amount(1)).unwrap_err().kind, Kind::OutOfRange);
+        assert_eq!(largest.scaled(largest, Amount::ZERO).unwrap_err().kind, Kind::OutOfRange);
+    }
+
+    #[test]
     fn rounds_half_away_from_zero_at_twelve_decimals() {
         assert_eq!(Amount::parse("0.0000000000005", "x").unwrap().pico(), 1);
         assert_eq!(Amount::parse("-0.0000000000005", "x").unwrap().pico(), -1);
@@ -173,6 +248,15 @@ mod tests {
         fn display_and_parse_are_inverse(pico in -(10_i128.pow(30))..10_i128.pow(30)) {
             let amount = Amount(pico);
             prop_assert_eq!(Amount::parse(&amount.to_string(), "x").unwrap(), amount);
+        }
+
+        #[test]
+        fn scaling_is_a_product_and_a_quotient_rounded_once(
+            a in -(10_i128.pow(18))..10_i128.pow(18), part in 0..10_i128.pow(19), whole in 1..10_i128.pow(19),
+        ) {
+            let product = a.abs() * part;
+            let rounded = product / whole + i128::from(product % whole * 2 >= whole);
+            prop_assert_eq!(Amount(a).scaled(Amount(part), Amount(whole)).unwrap().pico(), a.signum() * rounded);
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod call;
 pub mod claims;
 pub mod counters;
 pub mod error;
+pub mod estimates;
 pub mod filter;
 pub mod grain;
 pub mod limit;
@@ -22,6 +23,7 @@ pub mod rolling;
 pub mod rule_set;
 pub mod slots;
 pub mod usage;
+pub mod usage_import;
 pub mod verdict;
 pub mod window;
 

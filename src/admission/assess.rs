@@ -13,7 +13,7 @@
 
 use super::caller::View;
 use super::configuration::{Configuration, Decided, Tables};
-use super::estimate::{Estimate, estimate};
+use super::estimate::{Estimate, Purpose, estimate};
 use super::in_memory;
 use crate::counters::memory;
 use crate::counters::memory::statistics::{Count, count};
@@ -137,7 +137,7 @@ pub fn judge_by_tables(
     let snapshot = Snapshot::latest();
     let now = clock::now();
     let tables = Tables { spi, snapshot: &snapshot };
-    let resolved = resolve(&tables, call, question, tier, now)?;
+    let mut resolved = resolve(&tables, call, question, tier, now)?;
     if let Some(verdict) = resolved.verdict {
         return Ok(Assessed { verdict, estimate: Some(resolved.estimate), now });
     }
@@ -150,8 +150,11 @@ pub fn judge_by_tables(
         .collect();
     let without = question.replaces.map(|hold| hold.id);
     let readings = counters::read(spi, &snapshot, &counters, now, without)?;
-    let readings = counters.iter().map(|counter| counter.limit).zip(readings);
-    let verdict = verdict_of(&resolved, question, call, readings)?;
+    let readings = || counters.iter().map(|counter| counter.limit).zip(readings.iter().copied());
+    if resolved.estimate.is_too_little(readings())? {
+        resolved.estimate = resolved.estimate.at_most();
+    }
+    let verdict = verdict_of(&resolved, question, call, readings())?;
     Ok(Assessed { verdict, estimate: Some(resolved.estimate), now })
 }
 
@@ -180,7 +183,9 @@ pub fn resolve(
     let mode: Mode = settings::MODE.get().into();
     let account = config.account(call.dimensions.tenant_id, call.dimensions.user_id)?;
     call.dimensions.tier = tier.unwrap_or_else(|| account.tier.clone());
-    let mut estimate = estimate(config, call, question.created_at.unwrap_or(now))?;
+    // Who extends a hold names its new total.
+    let purpose = if question.replaces.is_some() { Purpose::Exactly } else { Purpose::Hold };
+    let mut estimate = estimate(config, call, purpose, question.created_at.unwrap_or(now))?;
     let least = question.replaces.and_then(|hold| hold.size.cost_usd);
     estimate.size.cost_usd = estimate.size.cost_usd.max(least);
     let verdict = if mode == Mode::Off {

@@ -10,7 +10,7 @@ use super::cache;
 use super::caller::{Caller, not_permitted};
 use super::pricing::{Used, costs};
 use crate::ledger::holds::{self, Hold};
-use crate::ledger::usage::{self, Charge};
+use crate::ledger::usage::{self, Charge, PriceSource};
 use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
@@ -152,6 +152,8 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
     let Some(costs) = costs(&prices, &used, actual.cost_usd, Some(held))? else {
         return Err(Error::invalid("cost cannot be known").hint("Give cost_usd."));
     };
+    let price_context =
+        context_column(&usage.context, &answered, response_model.as_deref(), d.model.as_deref());
     Ok(Charge {
         id: hold.id,
         dimensions: d.clone(),
@@ -164,7 +166,7 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         price_source: costs.source,
         amounts: costs.amounts,
         line_items: Some(costs.line_items),
-        price_context: context_column(&usage.context),
+        price_context,
         correction: None,
         created_at: hold.created_at,
     })
@@ -175,9 +177,24 @@ fn tokens_of(quantities: &Quantities) -> (i64, i64) {
     (tokens(Class::INPUT_TOKENS), tokens(Class::OUTPUT_TOKENS))
 }
 
-fn context_column(context: &BTreeMap<String, String>) -> Option<String> {
+/// What the price depended on beside what the ledger has anyway: the terms, and the name that was priced
+/// where neither the model that answered nor the canonical name of the requested one is it.
+fn context_column(
+    context: &BTreeMap<String, String>,
+    priced: &Call,
+    response_model: Option<&str>,
+    model: Option<&str>,
+) -> Option<String> {
+    let mut context = context.clone();
+    let priced = priced.requested_model.as_deref();
+    if let Some(name) = priced.filter(|_| priced != response_model && priced != model) {
+        context.insert(PRICED_MODEL.to_owned(), name.to_owned());
+    }
     (!context.is_empty()).then(|| json!(context).to_string())
 }
+
+/// The key of `price_context` for a name that was priced.
+pub const PRICED_MODEL: &str = "model";
 
 /// Gives a hold back; false when it no longer counted.
 pub fn release(caller: &Caller, id: Uuid) -> Result<bool> {
@@ -203,11 +220,13 @@ pub struct Record {
     pub actual: Actual,
     pub idempotency_key: Option<String>,
     pub created_at: Option<Timestamp>,
+    /// The row's id, where it has one already.
+    pub id: Option<Uuid>,
 }
 
 /// Books a call after the fact.
 pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
-    let Record { mut call, actual, idempotency_key, created_at } = request;
+    let Record { mut call, actual, idempotency_key, created_at, id } = request;
     let tenant = call.dimensions.tenant_id;
     if !caller.may_act_for(tenant, call.dimensions.user_id) {
         return Err(not_permitted("permission denied for another account"));
@@ -227,7 +246,8 @@ pub fn record(caller: &Caller, request: Record) -> Result<Uuid> {
     let created_at = created_at.unwrap_or_else(clock::now);
     partitions::ensure(created_at)?;
     partitions::prepare(now)?;
-    let charge = recorded(&mut call, actual, created_at)?;
+    let mut charge = recorded(&mut call, actual, created_at)?;
+    charge.id = id.unwrap_or(charge.id);
     if usage::insert_directly(&charge)? {
         adjust::usage(&charge.dimensions, charge.created_at, &charge.size())?;
     } else {
@@ -274,6 +294,8 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         });
     };
     let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
+    let model = call.dimensions.model.as_deref();
+    let price_context = context_column(&usage.context, &answered, usage.model.as_deref(), model);
     Ok(Charge {
         id: id::at(created_at),
         dimensions: call.dimensions.clone(),
@@ -286,15 +308,23 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         price_source: costs.source,
         amounts: costs.amounts,
         line_items: Some(costs.line_items),
-        price_context: context_column(&usage.context),
+        price_context,
         correction: None,
         created_at,
     })
 }
 
+/// What was used, and what that costs.
+pub struct CostOfUsage {
+    pub cost_usd: Amount,
+    pub source: PriceSource,
+    pub input_tokens: i64,
+    pub output_tokens: i64,
+}
+
 /// What a call with this usage costs now; `None` when its model has no price. Its tokens are right,
 /// whatever the usage says.
-pub fn cost_of(call: &Call, usage: Value) -> Result<Option<Amount>> {
+pub fn cost_of(call: &Call, usage: Value) -> Result<Option<CostOfUsage>> {
     let actual = Actual {
         usage: Some(usage),
         input_tokens: call.input_tokens,
@@ -305,9 +335,16 @@ pub fn cost_of(call: &Call, usage: Value) -> Result<Option<Amount>> {
         actual.read(call.requested_model.as_deref(), call.dimensions.provider.as_deref())?;
     let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let now = clock::now();
+    let used =
+        Used { quantities: &usage.quantities, requests: call.requests, at: now, context: &context };
     let prices = cache::current(|config| config.prices(call, now))?;
-    let priced = prices.of(&usage.quantities, call.requests, now, &context)?;
-    Ok(priced.map(|priced| priced.cost_usd()))
+    let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
+    Ok(costs(&prices, &used, None, None)?.map(|costs| CostOfUsage {
+        cost_usd: costs.cost_usd,
+        source: costs.source,
+        input_tokens,
+        output_tokens,
+    }))
 }
 
 /// A call and what came with it, as text that is equal only for equal arguments.

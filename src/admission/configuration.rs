@@ -2,8 +2,10 @@
 //! snapshot of the decision, or what this backend has kept ([`cache`](super::cache)).
 
 use crate::ledger::config::{self, Account, Suspension};
+use crate::ledger::estimates;
 use crate::ledger::prices::{self, Prices};
 use crate::pg::spi::{Snapshot, Spi};
+use ai_limiter_domain::estimates::output::Learned;
 use ai_limiter_domain::{Amount, Call, Dimensions, Error, Timestamp};
 use std::rc::Rc;
 use uuid::Uuid;
@@ -38,6 +40,8 @@ pub trait Configuration {
     fn account(&self, tenant: Uuid, user: Option<Uuid>) -> Decided<Rc<Account>>;
     fn suspension(&self, call: &Dimensions) -> Decided<Option<Suspension>>;
     fn prices(&self, call: &Call, at: Timestamp) -> Decided<Rc<Prices>>;
+    /// What such calls have returned.
+    fn learned(&self, model: &str, feature: Option<&str>) -> Decided<Option<Learned>>;
     /// The cap that a run was given on its own.
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>>;
 }
@@ -59,6 +63,10 @@ impl Configuration for Tables<'_> {
 
     fn prices(&self, call: &Call, at: Timestamp) -> Decided<Rc<Prices>> {
         Ok(Rc::new(prices::read(self.spi, self.snapshot, call, at)?))
+    }
+
+    fn learned(&self, model: &str, feature: Option<&str>) -> Decided<Option<Learned>> {
+        Ok(estimates::learned(self.spi, self.snapshot, model, feature)?)
     }
 
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {

@@ -78,9 +78,9 @@ pub fn reserve(caller: &Caller, request: Reserve) -> Result<Answer> {
         id: id::at(now),
         dimensions: call.dimensions,
         requested_model: call.requested_model,
-        size: estimate.map_or(given, |e| e.size), // without one: degraded, and allowed
-        max_output_tokens: None,
-        max_cost_usd: None,
+        size: estimate.as_ref().map_or(given, |e| e.size), // without one: degraded, and allowed
+        max_output_tokens: estimate.as_ref().and_then(|e| e.most.output_tokens),
+        max_cost_usd: estimate.as_ref().and_then(|e| e.most.cost_usd),
         state: "open".to_owned(),
         created_at: now,
         expires_at: Timestamp(now.0 + ttl),
@@ -149,7 +149,7 @@ pub fn extend(caller: &Caller, request: Extend) -> Result<Answer> {
         cost_usd: request.cost_usd.max(hold.size.cost_usd),
         ..hold.size
     };
-    let size = estimate.map_or(given, |e| e.size); // without one: degraded, and allowed
+    let size = estimate.as_ref().map_or(given, |e| e.size); // without one: degraded, and allowed
     let expires_at = Timestamp(now.0 + ttl).max(hold.expires_at);
     transaction::admitted(expires_at);
     // refresh_ai_counters() may have forgotten an old hold meanwhile.

@@ -6,7 +6,9 @@
 
 use super::{denial, expiry};
 use crate::counters::memory;
-use crate::ledger::{config, denials, holds, idempotency, partitions, retention, rollup, totals};
+use crate::ledger::{
+    config, denials, estimates, holds, idempotency, partitions, retention, rollup, totals,
+};
 use crate::pg::owner::as_owner;
 use crate::pg::spi::Snapshot;
 use crate::pg::{barrier, clock};
@@ -93,6 +95,25 @@ pub fn write_denials(_now: Timestamp) -> Result<Rest> {
 /// Brings the rollup forward.
 pub fn advance_rollup(_now: Timestamp) -> Result<Rest> {
     Ok(if rollup::advance()?.more { Rest::More } else { Rest::Done })
+}
+
+/// Learns what calls have returned.
+pub fn learn_estimates(now: Timestamp) -> Result<Rest> {
+    Ok(if as_owner(|spi| estimates::learn(spi, now))?.more { Rest::More } else { Rest::Done })
+}
+
+/// Learns all that there is to learn in the caller's transaction; says from how many calls.
+pub fn learn_all() -> Result<i64> {
+    let now = clock::now();
+    let mut calls = 0;
+    loop {
+        pgrx::check_for_interrupts!();
+        let progress = as_owner(|spi| estimates::learn(spi, now))?;
+        calls += progress.calls;
+        if !progress.more {
+            return Ok(calls);
+        }
+    }
 }
 
 /// All that can be done in the caller's transaction; the counters in shared memory are loaded anew when

@@ -144,6 +144,8 @@ fn decide(
     let tier = question.replaces.map(|_| call.dimensions.tier.clone());
     let mut sums = Vec::new();
     let mut has_expired = false;
+    // Whether a limit is so nearly used up that the call is held for the most it may cost.
+    let mut is_last_part = false;
     let mut absences = 0;
     let mut waited = Waited::default();
     // Whatever this waits for, it starts over afterwards: an amount or a suspension that was written
@@ -155,7 +157,10 @@ fn decide(
         let epoch = installation.epoch();
         let rules = cache.rules()?;
         let now = stamp::now();
-        let resolved = resolve(&cache, call, question, tier.clone(), now)?;
+        let mut resolved = resolve(&cache, call, question, tier.clone(), now)?;
+        if is_last_part {
+            resolved.estimate = resolved.estimate.at_most();
+        }
         if let Some(verdict) = &resolved.verdict
             && (!admits || !verdict.allowed)
         {
@@ -197,6 +202,11 @@ fn decide(
             }
             continue;
         }
+        let is_decided = resolved.verdict.is_some();
+        if !is_decided && resolved.estimate.is_too_little(asked.readings(&sums))? {
+            is_last_part = true;
+            continue;
+        }
         let mut verdict = verdict_of(&resolved, question, call, asked.readings(&sums))?;
         let denied = |verdict: &Verdict| !verdict.allowed && resolved.verdict.is_none();
         // Without a worker nobody else takes out what has expired.
@@ -231,6 +241,8 @@ fn decide(
                 };
                 return Ok(Assessed { verdict, estimate: Some(resolved.estimate), now });
             }
+            // Others have used up the limit meanwhile, or all but its last part.
+            Outcome::Denied if !is_last_part => is_last_part = true,
             Outcome::Denied => {
                 verdict = verdict_of(&resolved, question, call, asked.readings(&sums))?;
                 return Ok(Assessed { verdict, estimate: Some(resolved.estimate), now });
@@ -342,7 +354,8 @@ fn ask<'a>(
         asked.rules.push((limit, window, Source::Memory(asked.demands.len())));
         asked.demands.push(Demand {
             key,
-            cap: (limit.action == ai_limiter_domain::Action::Deny).then_some(limit.amount),
+            cap: (limit.action == ai_limiter_domain::Action::Deny)
+                .then(|| resolved.estimate.cap(limit)),
             increment: limit.increment(&resolved.estimate.size),
             replaces: replaced.and_then(|hold| limit.increment(&hold.size)).unwrap_or_default(),
         });

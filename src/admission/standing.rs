@@ -3,8 +3,9 @@
 
 use super::caller::{Caller, View, not_permitted};
 use super::configuration::Tables;
-use super::estimate::estimate;
+use super::estimate::{Purpose, estimate};
 use super::expiry;
+use crate::counters::exposure::{Exposed, exposed as exposed_counters};
 use crate::counters::memory::{self, transaction};
 use crate::counters::tally::{Tallied, tally};
 use crate::counters::{self, Counter, Reading};
@@ -83,7 +84,7 @@ pub fn explain(caller: &Caller, call: &mut Call) -> Result<Vec<Explanation>> {
         let account = config::account(spi, &snapshot, d.tenant_id, d.user_id)?;
         d.tier.clone_from(&account.tier);
         let limits = config::limits(spi, &snapshot)?;
-        let estimate = estimate(&Tables { spi, snapshot: &snapshot }, call, now)?;
+        let estimate = estimate(&Tables { spi, snapshot: &snapshot }, call, Purpose::Hold, now)?;
         let price_source = match (estimate.source, estimate.price_id, &estimate.listed_name) {
             (Some(source), Some(id), _) => Some(format!("{} row {id}", source.name())),
             (Some(source), _, Some(name)) => Some(format!("{} {name}", source.name())),
@@ -141,6 +142,17 @@ pub fn counters(view: &View) -> Result<Vec<Tallied>> {
         let mut tallied = tally(spi, &snapshot, &limits, clock::now(), view.rows())?;
         tallied.retain(|counter| view.sees(&counter.limit, &counter.call));
         Ok(tallied)
+    })
+}
+
+/// How far the open holds of each counter that the caller may see could exceed what is held.
+pub fn exposed(view: &View) -> Result<Vec<Exposed>> {
+    as_owner(|spi| {
+        let snapshot = Snapshot::latest();
+        let limits = config::limits(spi, &snapshot)?;
+        let mut exposed = exposed_counters(spi, &snapshot, &limits, clock::now(), view.rows())?;
+        exposed.retain(|counter| view.sees(&counter.limit, &counter.call));
+        Ok(exposed)
     })
 }
 

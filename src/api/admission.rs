@@ -140,6 +140,7 @@ fn record_ai_usage(fcinfo: pg_sys::FunctionCallInfo) -> Answered<pgrx::Uuid> {
             actual,
             idempotency_key: call::text(args.get(CALL + 2), "idempotency_key")?,
             created_at: args.timestamp(CALL + 3),
+            id: None,
         };
         charge::record(&caller, request).map(to_pg)
     })

@@ -6,11 +6,13 @@ use crate::admission::{adjust, cache};
 use crate::counters::memory;
 use crate::counters::memory::transaction;
 use crate::ledger::{rollup, usage};
+use crate::pg::relation;
 use crate::pg::row_trigger::{RowTrigger, TriggeredRow};
 use crate::pg::stamp;
 use ai_limiter_domain::call::{self, required};
 use ai_limiter_domain::error::Result;
 use ai_limiter_domain::limit::Size;
+use ai_limiter_domain::pricing::written_items;
 use ai_limiter_domain::{Dimensions, Error, Timestamp, model_name};
 use pgrx::prelude::*;
 
@@ -24,7 +26,7 @@ fn ai_usage_insert(fcinfo: pg_sys::FunctionCallInfo) -> Answered<TriggeredRow> {
         call::attributes(attributes.as_ref())?;
         complete(&mut trigger)?;
         complete_amounts(&mut trigger)?;
-        refuse_correction(&trigger)?;
+        check_what_is_the_extensions(&trigger)?;
         stamp_row(&mut trigger)?;
         Ok(trigger.finish())
     })
@@ -85,20 +87,36 @@ fn complete_amounts(trigger: &mut RowTrigger) -> Result<()> {
     Ok(())
 }
 
-/// Corrections may be negative, and are the extension's to book. What was dumped or replicated was booked
-/// before.
-fn refuse_correction(trigger: &RowTrigger) -> Result<()> {
-    let of = trigger.row().uuid(trigger.number(c"correction_of")?);
+/// Corrections may be negative, and are the extension's to book; line items and what their price depended
+/// on are read by views. What was dumped or replicated was checked before. Anybody can set `row_security`
+/// off, and a server may insert here: so only who is as good as the owner, whom a restore needs anyway to
+/// attach the partitions, is believed to restore.
+fn check_what_is_the_extensions(trigger: &RowTrigger) -> Result<()> {
     // SAFETY: settings of this backend.
     let is_copy = unsafe {
         !pg_sys::row_security
             || pg_sys::SessionReplicationRole == pg_sys::SESSION_REPLICATION_ROLE_REPLICA as i32
     };
-    if of.is_none() || usage::is_correcting() || is_copy {
+    if is_copy && relation::is_as_good_as_owned(relation::oid(c"ai_usage")?)? {
         return Ok(());
     }
-    Err(Error::invalid("corrections cannot be inserted")
-        .hint("Use ai_limiter.adjust_ai_usage() or ai_limiter.reprice_ai_usage()."))
+    let row = trigger.row();
+    if row.uuid(trigger.number(c"correction_of")?).is_some() && !usage::is_correcting() {
+        return Err(Error::invalid("corrections cannot be inserted")
+            .hint("Use ai_limiter.adjust_ai_usage() or ai_limiter.reprice_ai_usage()."));
+    }
+    if let Some(context) = row.jsonb(trigger.number(c"price_context")?, "price_context")?
+        && !context.is_object()
+    {
+        return Err(Error::invalid("price_context must be an object"));
+    }
+    match row.jsonb_text(trigger.number(c"line_items")?) {
+        Some(items) => {
+            let cost = row.amount(trigger.number(c"cost_usd")?)?;
+            written_items::check(&items, required(cost, "cost_usd")?)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Says when the row is booked, where it does not say so itself: with an id of the transaction first,

@@ -6,12 +6,16 @@
 
 mod admission;
 mod arguments;
+mod corrections;
+mod estimates;
 mod identity;
+mod import;
 mod ledger_triggers;
 mod operating;
 mod prices;
 mod reporting;
 mod statistics;
+mod tokens;
 mod triggers;
 
 use crate::error::report;

@@ -90,7 +90,7 @@ fn ensure_ai_partitions() -> Answered<i32> {
 }
 
 /// A second look beside EXECUTE: these run as the owner.
-fn servers_only(what: &str) -> Result<()> {
+pub(super) fn servers_only(what: &str) -> Result<()> {
     if Caller::current()?.is_server {
         return Ok(());
     }

@@ -3,22 +3,20 @@
 use super::arguments::Arguments;
 use super::{Answered, answered};
 use crate::admission::caller::{Caller, not_permitted};
-use crate::admission::configuration::Tables;
-use crate::admission::estimate::estimate;
-use crate::admission::{charge, standing};
+use crate::admission::standing;
 use crate::columns;
 use crate::ledger::config;
 use crate::ledger::costs::{self, Costs, Grouping, Scope};
 use crate::pg::clock::{self, PgZone};
-use crate::pg::numeric::{Numeric, any, from_amount};
+use crate::pg::numeric::{Numeric, from_amount};
 use crate::pg::owner::as_owner;
 use crate::pg::row::Rows;
 use crate::pg::spi::Snapshot;
 use crate::pg::uuid::from_pg;
-use ai_limiter_domain::call::{self, required};
+use ai_limiter_domain::call::required;
 use ai_limiter_domain::window::{Unit, calendar_window, day_window};
 use ai_limiter_domain::{
-    Action, Amount, Call, Dimensions, Error, Filter, Limit, Metric, Period, Timestamp, Window,
+    Action, Amount, Dimensions, Error, Filter, Limit, Metric, Period, Timestamp, Window,
     error::Result,
 };
 use pgrx::prelude::*;
@@ -265,30 +263,5 @@ fn cost_scope(caller: &Caller, groupings: &[Grouping]) -> Result<Scope> {
     Ok(match caller.user_id {
         Some(user) => Scope::User(Some(caller.tenant_id()), user),
         None => Scope::Nobody,
-    })
-}
-
-#[pg_extern(sql = false)]
-fn estimate_ai_cost(fcinfo: pg_sys::FunctionCallInfo) -> Answered<Option<AnyNumeric>> {
-    answered(|| {
-        // SAFETY: declared as (text, text, jsonb, bigint, bigint).
-        let args = unsafe { Arguments::new(fcinfo) };
-        let mut call = Call {
-            requests: 1,
-            input_tokens: call::count(args.get(3), "input_tokens")?,
-            output_tokens: call::count(args.get(4), "output_tokens")?,
-            ..Call::default()
-        };
-        call.dimensions.tenant_id = Caller::current()?.tenant_id();
-        call.set_model(args.get(0), args.get(1))?;
-        required(call.requested_model.as_ref(), "model")?;
-        if let Some(usage) = args.json(2, "usage")? {
-            return Ok(charge::cost_of(&call, usage)?.map(any));
-        }
-        let estimate = as_owner(|spi| {
-            let tables = Tables { spi, snapshot: &Snapshot::latest() };
-            Ok(estimate(&tables, &call, clock::now())?)
-        })?;
-        Ok(estimate.size.cost_usd.map(any))
     })
 }

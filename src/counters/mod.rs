@@ -5,6 +5,7 @@
 //! what memory is loaded from, and what serves where there is none. [`tally`] reads every raw row, and
 //! is the oracle that both are checked against. [`look`] asks memory first.
 
+pub mod exposure;
 pub mod memory;
 mod rolled;
 pub mod table;

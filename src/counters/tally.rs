@@ -166,7 +166,7 @@ fn finish(limit: &Limit, cell: Cell, now: Timestamp) -> Result<Tallied> {
 }
 
 /// Zones of tenants and of the accounts that have their own, and the windows already computed.
-struct Zones {
+pub(super) struct Zones {
     default: String,
     tenants: HashMap<Uuid, String>,
     accounts: HashMap<(Uuid, Uuid), String>,
@@ -174,7 +174,7 @@ struct Zones {
 }
 
 impl Zones {
-    fn read(spi: &Spi, snapshot: &Snapshot) -> Result<Self> {
+    pub(super) fn read(spi: &Spi, snapshot: &Snapshot) -> Result<Self> {
         const TENANTS: &str = "SELECT tenant_id, timezone FROM ai_limiter.ai_tenants";
         const ACCOUNTS: &str = "SELECT tenant_id, user_id, timezone FROM ai_limiter.ai_accounts \
             WHERE timezone IS NOT NULL";
@@ -196,7 +196,7 @@ impl Zones {
         })
     }
 
-    fn window(&mut self, limit: &Limit, call: &Dimensions, now: Timestamp) -> Window {
+    pub(super) fn window(&mut self, limit: &Limit, call: &Dimensions, now: Timestamp) -> Window {
         let tenant = self.tenants.get(&call.tenant_id);
         let own = call.user_id.and_then(|user| self.accounts.get(&(call.tenant_id, user)));
         let zone = match () {
@@ -214,7 +214,7 @@ impl Zones {
     }
 }
 
-fn dimensions(row: &Row) -> Result<Dimensions> {
+pub(super) fn dimensions(row: &Row) -> Result<Dimensions> {
     Ok(Dimensions {
         tenant_id: required(row.uuid(1), "tenant_id")?,
         user_id: row.uuid(2),
@@ -228,7 +228,7 @@ fn dimensions(row: &Row) -> Result<Dimensions> {
     })
 }
 
-fn size(row: &Row) -> Result<Size> {
+pub(super) fn size(row: &Row) -> Result<Size> {
     Ok(Size {
         requests: row.int(10).unwrap_or(0),
         input_tokens: row.int(11),

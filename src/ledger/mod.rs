@@ -4,11 +4,14 @@
 //! Nothing here decides: `admission` does, with what `counters` says.
 
 pub mod config;
+pub mod corrections;
 pub mod costs;
 pub mod denials;
+pub mod estimates;
 pub mod holds;
 pub mod id;
 pub mod idempotency;
+pub mod imports;
 pub mod own;
 pub mod partitions;
 pub mod prices;

@@ -37,6 +37,11 @@ pub fn ensure(at: Timestamp) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is a partition for the month of an instant.
+pub fn exists(at: Timestamp) -> Result<bool> {
+    Ok(relation::find(&name(month_of(at)?)).is_some())
+}
+
 /// Locks the ledger for a row of that instant, as a statement that inserts one does, and finds the
 /// partition of its month.
 pub fn lock(at: Timestamp) -> Result<Option<pg_sys::Oid>> {

@@ -27,6 +27,7 @@ pub struct Prices {
     own: Vec<OwnPrice>,
     tenant_markup_factor: Option<Decimal>,
     listed: Option<Listed>,
+    max_output_tokens: Option<i64>,
 }
 
 /// A model of the catalogue.
@@ -60,6 +61,11 @@ impl Prices {
         self.own.first().and_then(|row| row.markup_factor).or(self.tenant_markup_factor)
     }
 
+    /// The most that the model returns for a request, as the first row that matches and knows it says.
+    pub fn max_output_tokens(&self) -> Option<i64> {
+        self.max_output_tokens
+    }
+
     /// The catalogue's name of the model, with its provider.
     pub fn listed_name(&self) -> Option<&str> {
         self.listed.as_ref().map(|listed| listed.name.as_str())
@@ -91,19 +97,23 @@ pub fn read(spi: &Spi, snapshot: &Snapshot, call: &Call, at: Timestamp) -> Resul
     const SQL: &str = concat!(
         "SELECT p.id, p.tenant_id, p.input_usd_per_million_tokens::text,
             p.output_usd_per_million_tokens::text, p.usd_per_request::text, p.unit_prices::text,
-            p.discount_factor::text, p.markup_factor::text ",
+            p.discount_factor::text, p.markup_factor::text, p.max_output_tokens ",
         prices_of_call!(),
         " AND p.valid_during @> $6
         ORDER BY p.tenant_id IS NULL, p.source <> 'manual', position('*' IN p.model) > 0,
             $3 LIKE m.mask DESC, $7 LIKE m.mask DESC, $4 LIKE m.mask DESC, p.provider IS NULL,
             length(p.model) DESC, p.id"
     );
-    let own = spi.read_at(snapshot, SQL, &arguments(call, at), own_price)?;
+    let row = |row: &Row| Ok((own_price(row)?, row.int(9)));
+    let rows = spi.read_at(snapshot, SQL, &arguments(call, at), row)?;
+    let max_output_tokens = rows.iter().find_map(|(_, most)| *most);
+    let own = rows.into_iter().map(|(own, _)| own).collect();
     let catalog = catalog(spi, snapshot)?;
     Ok(Prices {
         own,
         tenant_markup_factor: tenant_markup_factor(spi, snapshot, call.dimensions.tenant_id)?,
         listed: listed(&catalog, call)?,
+        max_output_tokens,
     })
 }
 

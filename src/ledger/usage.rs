@@ -20,6 +20,10 @@ pub enum PriceSource {
     Catalog,
     /// Nothing better was known than what had been held.
     Estimate,
+    /// A correction by hand.
+    Adjustment,
+    /// A correction to the prices of its time, as they are written now.
+    Reprice,
 }
 
 impl PriceSource {
@@ -29,6 +33,8 @@ impl PriceSource {
             PriceSource::AiPrices => "ai_prices",
             PriceSource::Catalog => "catalog",
             PriceSource::Estimate => "estimate",
+            PriceSource::Adjustment => "adjustment",
+            PriceSource::Reprice => "reprice",
         }
     }
 }
@@ -253,7 +259,8 @@ pub fn is_correcting() -> bool {
 /// Finds a charge by its reservation's id, in the partition that the id names.
 pub fn find(spi: &Spi, id: Uuid) -> Result<Option<Settled>> {
     const SQL: &str = "SELECT tenant_id, user_id, cost_usd, estimated_cost_usd \
-        FROM ai_limiter.ai_usage WHERE id = $1 AND created_at >= $2 AND created_at < $3";
+        FROM ai_limiter.ai_usage WHERE id = $1 AND created_at >= $2 AND created_at < $3 \
+            AND correction_of IS NULL";
     let Some(Window { start: Some(start), end: Some(end) }) = id::instant(id) else {
         return Ok(None);
     };

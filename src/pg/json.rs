@@ -13,13 +13,19 @@ pub unsafe fn from_jsonb(datum: pg_sys::Datum, what: &str) -> Result<Value> {
     if unsafe { is_empty_object(datum) } {
         return Ok(Value::Object(serde_json::Map::new()));
     }
+    // SAFETY: as promised.
+    parse(&unsafe { text_of(datum) }, what)
+}
+
+/// # Safety
+/// `datum` is a `jsonb`.
+pub unsafe fn text_of(datum: pg_sys::Datum) -> String {
     // SAFETY: jsonb_out gives a palloc'd C string, in the database's encoding, which is UTF8.
-    let text = unsafe {
+    unsafe {
         pgrx::direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)])
-            .map(|text| text.to_string_lossy())
+            .map(|text| text.to_string_lossy().into_owned())
             .unwrap_or_default()
-    };
-    parse(&text, what)
+    }
 }
 
 /// Whether it is the `{}` that attributes usually are, which needs no text.

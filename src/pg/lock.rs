@@ -36,6 +36,12 @@ pub enum Class {
     Rollup = 0xA109,
     /// Making what is rolled up of one partition stale.
     RollupPartition = 0xA10A,
+    /// Correcting the ledger: shared by who corrects one row, exclusive by who prices many again.
+    Corrections = 0xA10B,
+    /// Importing one source.
+    Import = 0xA10C,
+    /// Learning what calls return.
+    Estimates = 0xA10D,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

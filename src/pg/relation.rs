@@ -111,6 +111,13 @@ pub fn may_insert(relation: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether the current user may do whatever the relation's owner may.
+pub fn is_as_good_as_owned(relation: pg_sys::Oid) -> Result<bool> {
+    let owner = owner(relation)?;
+    // SAFETY: reads the current user and the memberships of roles.
+    Ok(unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) })
+}
+
 /// Whether the current user may see what `pg_monitor` may.
 pub fn is_monitor() -> bool {
     // SAFETY: reads the caches.

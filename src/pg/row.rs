@@ -99,6 +99,12 @@ impl Composite {
     pub fn settlement(id: Uuid, cost: Amount, estimated: Option<Amount>, already: bool) -> Self {
         Self(vec![uuid(Some(id)), numeric(Some(cost)), numeric(estimated), already.into_datum()])
     }
+
+    /// `ai_token_count`; counted by a tokenizer, or estimated without one.
+    pub fn token_count(tokens: i64, tokenizer: Option<&str>) -> Self {
+        let name = tokenizer.and_then(IntoDatum::into_datum);
+        Self(vec![tokens.into_datum(), tokenizer.is_some().into_datum(), name])
+    }
 }
 
 /// For what only functions return whose SQL is written by hand.

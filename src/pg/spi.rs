@@ -138,6 +138,12 @@ impl Row<'_> {
         self.get::<JsonB>(column).map(|v| v.0)
     }
 
+    /// A `jsonb` column as text, with all digits of its numbers.
+    pub fn jsonb_text(&self, column: i32) -> Option<String> {
+        // SAFETY: the column's own value, which is a jsonb.
+        self.datum(column).map(|datum| unsafe { super::json::text_of(datum) })
+    }
+
     /// A `jsonb` column from outside, whose text may be more than can be read: `what` names it then.
     pub fn jsonb(&self, column: i32, what: &str) -> Result<Option<serde_json::Value>> {
         // SAFETY: the column's own value, which is a jsonb.

@@ -16,9 +16,10 @@ pub struct Duty {
 }
 
 const EACH_ROUND: i64 = 0;
+const TEN_SECONDS: i64 = 10_000_000;
 const HOUR: i64 = 60 * MINUTE;
 
-pub const DUTIES: [Duty; 8] = [
+pub const DUTIES: [Duty; 9] = [
     Duty { name: "make partitions", period: HOUR, run: housekeeping::make_partitions },
     Duty { name: "expire holds", period: EACH_ROUND, run: housekeeping::expire_holds },
     Duty { name: "write denials", period: EACH_ROUND, run: housekeeping::write_denials },
@@ -27,4 +28,9 @@ pub const DUTIES: [Duty; 8] = [
     Duty { name: "forget idempotency keys", period: MINUTE, run: housekeeping::forget_keys },
     Duty { name: "drop old partitions", period: HOUR, run: housekeeping::drop_partitions },
     Duty { name: "merge denials", period: MINUTE, run: housekeeping::merge_denials },
+    Duty {
+        name: "learn what calls return",
+        period: TEN_SECONDS,
+        run: housekeeping::learn_estimates,
+    },
 ];

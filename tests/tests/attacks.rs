@@ -136,8 +136,9 @@ fn only_what_asks_can_be_called() {
     let mut client = database.connect();
     let whoever_asks = "ai_current_role ai_current_tenant ai_current_user ai_is_server \
         ai_sees_people ai_sees_platform check_ai_limit get_ai_limits require_ai_limit within_ai_limit";
-    let reports = "ai_catalog_prices ai_counters ai_window canonical_model_name estimate_ai_cost explain_ai_limit \
-        get_ai_cost get_ai_cost_alerts get_global_ai_cost get_user_daily_ai_usage";
+    let reports = "ai_catalog_prices ai_counters ai_hold_exposure ai_window canonical_model_name \
+        count_tokens estimate_ai_cost explain_ai_cost_estimate explain_ai_limit get_ai_cost \
+        get_ai_cost_alerts get_global_ai_cost get_user_daily_ai_usage";
     for (role, expected) in
         [("anon", whoever_asks.to_owned()), ("authenticated", format!("{whoever_asks} {reports}"))]
     {

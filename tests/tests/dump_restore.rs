@@ -62,7 +62,14 @@ fn filled_database() -> Database {
         SELECT ai_limiter.settle_ai_usage(reservation_id, cost_usd => 0.25)
             FROM ai_limiter.reserve_ai_usage(:u1, :t1, cost_usd => 0.5, idempotency_key => 'settled');
         SELECT ai_limiter.reserve_ai_usage(:u1, :t1, cost_usd => 2, run_id => 'r1');
-        SELECT ai_limiter.reserve_ai_usage(:u3, :t2, cost_usd => 0)";
+        SELECT ai_limiter.reserve_ai_usage(:u3, :t2, cost_usd => 0);
+        SELECT ai_limiter.adjust_ai_usage(id, -0.0001, 'a credit') FROM ai_limiter.ai_usage
+            WHERE cost_usd > 0.001;
+        UPDATE ai_limiter.ai_prices SET output_usd_per_million_tokens = 7 WHERE model = 'gpt-4o';
+        SELECT ai_limiter.reprice_ai_usage('2020-01-01', now(), dry_run => false);
+        CREATE VIEW public.elsewhere AS SELECT n AS id, timestamptz '2025-05-06 07:08:09+00' AS created_at,
+            n AS cost_usd FROM generate_series(-1, 3) n;
+        SELECT ai_limiter.import_ai_usage('public.elsewhere', batch_rows => 3)";
     run(&mut owner, &numbered(configured));
     run(&mut owner, &numbered(called));
     database
@@ -90,6 +97,8 @@ fn picture(client: &mut Client) -> String {
         "ai_usage",
         "ai_idempotency",
         "ai_denials",
+        "ai_usage_imports",
+        "ai_usage_import_refusals",
     ];
     let mut questions: Vec<String> = tables
         .iter()
@@ -232,6 +241,9 @@ fn a_restored_database_says_the_same_and_goes_on() {
     let before = picture(&mut owner);
     let audit = "SELECT to_jsonb(c) FROM ai_limiter.ai_config_changes c ORDER BY 1::text";
     let audited = ask(&mut owner, audit);
+    let corrections = "SELECT count(DISTINCT price_source) FROM ai_limiter.ai_usage
+        WHERE correction_of IS NOT NULL AND cost_usd < 0";
+    assert_eq!(ask(&mut owner, corrections), "2");
     assert_eq!(drift(&mut owner), "");
     const ONE: &str = "--single-transaction";
     for (name, dump, restore) in [

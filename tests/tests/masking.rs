@@ -173,6 +173,8 @@ fn assert_sees_nothing(client: &mut Client) {
         "ai_config_changes",
         "ai_idempotency",
         "ai_run_limits",
+        "ai_usage_imports",
+        "ai_usage_import_refusals",
         "ai_barrier",
         "ai_limit_status",
         "ai_cost_by_user",

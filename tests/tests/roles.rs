@@ -108,6 +108,11 @@ const OTHER_TENANTS: &[Cell] = &[
     ("sum(cost_usd) FROM ai_limiter.ai_cost_by_day WHERE tenant_id = :t2", "- - - - - - 4"),
     ("sum(cost_usd) FROM ai_limiter.ai_cost_by_model WHERE tenant_id = :t2", "- - - - - - 4"),
     ("sum(cost_usd) FROM ai_limiter.ai_cost_by_feature WHERE tenant_id = :t2", "- - - - - - 4"),
+    ("sum(cost_usd) FROM ai_limiter.ai_usage_line_items WHERE tenant_id = :t2", "- - - - - - 4"),
+    (
+        "sum(\"BilledCost\") FROM ai_limiter.ai_cost_focus WHERE \"SubAccountName\" = 'T2'",
+        "- - - - - - 4",
+    ),
     ("count(*) FROM ai_limiter.get_ai_cost(group_by => '{tenant}')", "1 1 1 1 1 1 2"),
     ("count(*) FROM ai_limiter.ai_reservations WHERE tenant_id = :t2", "0 0 0 0 0 0 1"),
     ("count(*) FROM ai_limiter.ai_denials WHERE tenant_id = :t2", "0 0 0 0 0 0 1"),

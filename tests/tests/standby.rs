@@ -18,6 +18,7 @@ fn fill(owner: &mut Client) {
                 VALUES ('rolling', '{{tenant}}', 'requests', '60 days', 100);
              SELECT ai_limiter.settle_ai_usage(reservation_id, cost_usd => 0.25)
                 FROM ai_limiter.reserve_ai_usage({account}, cost_usd => 0.3);
+             SELECT ai_limiter.record_ai_usage(model => 'gpt-4o', input_tokens => 5);
              SELECT ai_limiter.reserve_ai_usage({account}, cost_usd => 0.5, ttl => '1 day');
              SELECT ai_limiter.reserve_ai_usage({account}, cost_usd => 5)"
         ),
@@ -25,7 +26,7 @@ fn fill(owner: &mut Client) {
 }
 
 /// What only reads; `A` is the account. The wait until a retry is of the moment.
-const READING: [&str; 19] = [
+const READING: [&str; 22] = [
     "SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit(A, cost_usd => 0.2) v",
     "SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit(A, cost_usd => 0.3) v",
     "SELECT to_jsonb(v) - 'retry_after' FROM ai_limiter.check_ai_limit(A, 'gpt-4o') v",
@@ -39,21 +40,26 @@ const READING: [&str; 19] = [
     "SELECT * FROM ai_limiter.get_ai_cost_alerts()",
     "SELECT ai_limiter.estimate_ai_cost('gpt-4o')",
     "SELECT ai_limiter.verify_ai_counters()",
+    "SELECT ai_limiter.reprice_ai_usage('2020-01-01', now())",
     "SELECT * FROM ai_limiter.ai_limit_status ORDER BY 1, 2, 3",
     "SELECT * FROM ai_limiter.ai_cost_by_day",
     "SELECT * FROM ai_limiter.ai_cost_by_user",
     "SELECT * FROM ai_limiter.ai_cost_by_tenant",
     "SELECT * FROM ai_limiter.ai_cost_by_model",
     "SELECT * FROM ai_limiter.ai_cost_by_feature",
+    "SELECT * FROM ai_limiter.ai_cost_focus",
+    "SELECT * FROM ai_limiter.reconcile_ai_invoice(invoice => '[]')",
 ];
 
-const WRITING: [&str; 9] = [
+const WRITING: [&str; 11] = [
     "SELECT ai_limiter.reserve_ai_usage(A, cost_usd => 0.1)",
     "SELECT ai_limiter.reserve_ai_usage(A, cost_usd => 100)",
     "SELECT ai_limiter.record_ai_usage(A, cost_usd => 0.1)",
     "SELECT ai_limiter.settle_ai_usage(id) FROM ai_limiter.ai_reservations",
     "SELECT ai_limiter.release_ai_usage(id) FROM ai_limiter.ai_reservations",
     "SELECT ai_limiter.extend_ai_reservation(id, cost_usd => 0.6) FROM ai_limiter.ai_reservations",
+    "SELECT ai_limiter.adjust_ai_usage(id, -0.1, 'x') FROM ai_limiter.ai_usage",
+    "SELECT ai_limiter.reprice_ai_usage('2020-01-01', now(), dry_run => false)",
     "SELECT ai_limiter.refresh_ai_counters()",
     "SELECT ai_limiter.suspend_ai('all')",
     "INSERT INTO ai_limiter.ai_usage (cost_usd) VALUES (1)",

@@ -196,7 +196,12 @@ fn a_limit_of_all_time_counts_the_months_that_went() {
     year_of_ledger(&mut client);
     client.run(
         "INSERT INTO ai_limiter.ai_limits (name, metric, period, amount) \
-         VALUES ('lifetime', 'cost_usd', 'total', 12.5)",
+         VALUES ('lifetime', 'cost_usd', 'total', 12)",
+    );
+    // Corrections go with the month of their row.
+    client.run(
+        "SELECT ai_limiter.adjust_ai_usage(id, -0.25, 'credit') \
+         FROM (SELECT id FROM ai_limiter.ai_usage ORDER BY created_at LIMIT 2) oldest",
     );
     set_retention(&mut client, 40);
     let mut client = restart(&cluster);

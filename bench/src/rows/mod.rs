@@ -4,6 +4,7 @@ mod bulk;
 mod history;
 mod memory;
 mod peers;
+mod prices;
 mod redis;
 mod verdicts;
 mod writes;
@@ -33,6 +34,7 @@ pub const ALL: &[Row] = &[
     Row { name: "redis", run: redis::redis },
     Row { name: "restart", run: history::restart },
     Row { name: "runs", run: writes::runs },
+    Row { name: "prices", run: prices::prices },
     Row { name: "memory", run: memory::memory },
     Row { name: "bulk", run: bulk::bulk },
 ];

@@ -91,6 +91,13 @@ impl Class {
         self != other && pairs().all(|(mine, others)| mine.is_empty() || mine == others)
     }
 
+    /// Whether nothing can be of both.
+    #[must_use]
+    pub fn excludes(self, other: Self) -> bool {
+        let mut pairs = self.definition().dimensions.into_iter().zip(other.definition().dimensions);
+        pairs.any(|(mine, others)| !mine.is_empty() && !others.is_empty() && mine != others)
+    }
+
     /// The class of what is of both, if they can meet and there is one.
     #[must_use]
     pub fn overlap(self, other: Self) -> Option<Self> {
@@ -214,5 +221,7 @@ mod tests {
         let cached_audio = Class::named("cache_audio_read_tokens");
         assert_eq!(Class::CACHE_READ_TOKENS.overlap(Class::INPUT_AUDIO_TOKENS), cached_audio);
         assert_eq!(Class::INPUT_AUDIO_TOKENS.overlap(Class::OUTPUT_AUDIO_TOKENS), None);
+        assert!(Class::CACHE_READ_TOKENS.excludes(Class::CACHE_WRITE_1H_TOKENS));
+        assert!(!Class::CACHE_READ_TOKENS.excludes(Class::INPUT_AUDIO_TOKENS));
     }
 }

@@ -21,7 +21,9 @@ pub fn standard(prices: &ModelPrices, at: Timestamp) -> Result<String> {
 pub fn variants(prices: &ModelPrices, at: Timestamp) -> String {
     let variant =
         |(when, prices)| format!(r#"{{"when":{},"unit_prices":{}}}"#, json!(when), list(prices));
-    let variants: Vec<_> = prices.variants_at(at).map(variant).collect();
+    // One without prices only says that a condition changes nothing.
+    let changes = |(_, prices): &(_, &PriceList)| !prices.is_empty();
+    let variants: Vec<_> = prices.variants_at(at).filter(changes).map(variant).collect();
     format!("[{}]", variants.join(","))
 }
 

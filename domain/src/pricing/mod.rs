@@ -15,6 +15,7 @@ pub mod priced;
 pub mod provider_names;
 pub mod quantities;
 pub mod relations;
+pub mod written_items;
 
 pub use catalog::{Catalog, Found};
 pub use catalog_provider::Model;

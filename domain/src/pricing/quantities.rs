@@ -26,6 +26,20 @@ impl Quantities {
         quantities
     }
 
+    /// Of quantities that leave out their parts, as line items have them: wholes are the sums.
+    #[must_use]
+    pub fn of_leaves(leaves: &[(Class, Decimal)]) -> Self {
+        let mut quantities = Self::default();
+        let wholes = Class::all()
+            .filter(|class| leaves.iter().any(|(leaf, _)| leaf == class || class.contains(*leaf)));
+        for whole in wholes {
+            let parts = leaves.iter().filter(|(leaf, _)| *leaf == whole || whole.contains(*leaf));
+            let sum = parts.fold(Decimal::ZERO, |sum, (_, part)| sum.saturating_add(*part));
+            quantities.set(whole, sum);
+        }
+        quantities
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -65,5 +79,27 @@ impl Quantities {
             }
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_add_up_to_their_wholes() {
+        let class = |name| Class::named(name).unwrap();
+        let leaves = [
+            (Class::INPUT_TOKENS, 500.into()),
+            (class("cache_audio_read_tokens"), 70.into()),
+            (Class::CACHE_READ_TOKENS, 30.into()),
+        ];
+        let quantities = Quantities::of_leaves(&leaves);
+        let tokens = |name| quantities.tokens(class(name));
+        assert_eq!(tokens("input_tokens"), Some(600));
+        assert_eq!(tokens("cache_read_tokens"), Some(100));
+        assert_eq!(tokens("input_audio_tokens"), Some(70));
+        assert_eq!(tokens("output_tokens"), None);
+        assert!(quantities.checked().is_ok());
     }
 }

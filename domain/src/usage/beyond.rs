@@ -72,7 +72,9 @@ const RESPONSES: &[Extra] = &[
     ("output_reasoning_tokens", &[&["output_tokens_details", "reasoning_tokens"]], None),
 ];
 
+/// Who found the cached has added them to the input, and who has not, has not.
 const ANTHROPIC: &[Extra] = &[
+    ("cache_read_tokens", &[&["cache_read_input_tokens"]], Some(Class::INPUT_TOKENS)),
     ("output_reasoning_tokens", &[&["output_tokens_details", "thinking_tokens"]], None),
     ("cache_write_tokens", &[&["cache_creation_input_tokens"]], Some(Class::INPUT_TOKENS)),
     ("cache_write_5m_tokens", &[&["cache_creation", "ephemeral_5m_input_tokens"]], None),

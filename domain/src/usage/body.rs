@@ -1,11 +1,10 @@
 //! Where in what was sent the usage object is.
 //!
 //! Providers wrap it: in the response, in an event of a stream, in a line of a batch's results. A JSON
-//! array is a stream's events; of each field the last one told wins, which is how Anthropic's two events
-//! and everybody else's last chunk come together. Several answers in one array are not added up.
+//! array is a stream's events, which [`stream`] joins.
 
 use super::number::{self, Path, type_of};
-use super::{shape, telemetry};
+use super::{shape, stream, telemetry};
 use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -13,8 +12,18 @@ use std::borrow::Cow;
 type Object = Map<String, Value>;
 
 /// What is looked into for a usage object, outermost first.
-const WRAPPERS: [&str; 9] =
-    ["response", "message", "result", "body", "metadata", "delta", "attributes", "data", "event"];
+const WRAPPERS: [&str; 10] = [
+    "response",
+    "modelOutput",
+    "message",
+    "result",
+    "body",
+    "metadata",
+    "delta",
+    "attributes",
+    "data",
+    "event",
+];
 const MAX_WRAPPERS: usize = 8;
 
 /// Keys by which a response, or an event of a stream, is known that tells no usage.
@@ -100,7 +109,7 @@ pub fn find(body: &Value) -> Result<Found<'_>> {
         Value::Null => {}
         Value::Object(object) => {
             find_in(object, &root, &mut found)?;
-            found.is_interrupted = is_interrupted(&found.around);
+            found.is_interrupted = stream::is_interrupted(&found.around);
         }
         Value::Array(events) => {
             for (index, event) in events.iter().enumerate() {
@@ -117,7 +126,7 @@ pub fn find(body: &Value) -> Result<Found<'_>> {
                     }
                 }
             }
-            found.is_interrupted = is_interrupted(&found.around);
+            found.is_interrupted = stream::is_interrupted(&found.around);
         }
         other => {
             return Err(Error::invalid(format!(
@@ -135,10 +144,11 @@ fn find_in<'a>(object: &'a Object, path: &Path, found: &mut Found<'a>) -> Result
     let mut names: Vec<&'static str> = Vec::new();
     loop {
         found.around.push(here);
-        found.is_batch |= here.contains_key("custom_id");
+        found.is_batch |= is_batch_line(here);
         let prefix = Prefix { path, names: &names };
         if let Some(located) = located_in(here, &prefix)? {
-            return merge(found, located);
+            check(&located)?;
+            return stream::merge(&mut found.usage, located);
         }
         let inner = WRAPPERS.iter().find_map(|name| match here.get(*name) {
             Some(Value::Object(inner)) => Some((*name, inner)),
@@ -162,6 +172,14 @@ fn find_in<'a>(object: &'a Object, path: &Path, found: &mut Found<'a>) -> Result
     }
     let whose = if matches!(path, Path::Root) { "usage".to_owned() } else { path.to_string() };
     Err(Error::invalid(format!("{whose} has no shape that is known")).hint(shape::KNOWN))
+}
+
+/// Whether it is a line of the results of a batch: of OpenAI and who follows it, Gemini, Vertex, Bedrock.
+fn is_batch_line(object: &Object) -> bool {
+    let has = |key: &str| object.contains_key(key);
+    has("custom_id")
+        || (has("response") && (has("key") || has("processed_time")))
+        || (has("recordId") && has("modelOutput"))
 }
 
 /// The way to an object: of the event, and of the wrappers within it.
@@ -206,7 +224,8 @@ fn located_in<'a>(object: &'a Object, prefix: &Prefix) -> Result<Option<Located<
                     "{} must be an object, not {}",
                     prefix.to(key),
                     type_of(other)
-                )));
+                ))
+                .hint(shape::KNOWN));
             }
         }
     }
@@ -222,9 +241,23 @@ fn located_in<'a>(object: &'a Object, prefix: &Prefix) -> Result<Option<Located<
         let usage = Cow::Borrowed(meta);
         return Ok(Some(Located { place: Place::Meta, usage, path: prefix.to("meta") }));
     }
+    // Moonshot's last chunk has it within the choice.
+    let choice = object.get("choices").and_then(|choices| choices.get(0)?.get("usage"));
+    if let Some(Value::Object(usage)) = choice {
+        let (usage, path) = (Cow::Borrowed(usage), prefix.to("choices[0].usage"));
+        return Ok(Some(Located { place: Place::Usage, usage, path }));
+    }
     if let Some(attributes) = telemetry::attributes(object) {
         let usage = Cow::Owned(attributes);
         return Ok(Some(Located { place: Place::Telemetry, usage, path: prefix.to("") }));
+    }
+    if let Some(duration) = object.get("duration").filter(|_| is_transcript(object)) {
+        number::quantity(duration, &prefix.to("duration"))?;
+        let mut usage = Object::new();
+        usage.insert("type".into(), "duration".into());
+        usage.insert("seconds".into(), duration.clone());
+        let (usage, path) = (Cow::Owned(usage), prefix.to("duration"));
+        return Ok(Some(Located { place: Place::Usage, usage, path }));
     }
     if shape::is_usage(object) {
         let place = Place::Usage;
@@ -232,36 +265,6 @@ fn located_in<'a>(object: &'a Object, prefix: &Prefix) -> Result<Option<Located<
         return Ok(Some(Located { place, usage, path: prefix.to("") }));
     }
     Ok(None)
-}
-
-/// Puts a later event's usage over the earlier ones'.
-fn merge<'a>(found: &mut Found<'a>, later: Located<'a>) -> Result<()> {
-    check(&later)?;
-    let Some(earlier) = &mut found.usage else {
-        found.usage = Some(later);
-        return Ok(());
-    };
-    if later.place == Place::InvocationMetrics && earlier.place != later.place {
-        // The same counts once more.
-        return Ok(());
-    }
-    if earlier.place == Place::InvocationMetrics && earlier.place != later.place {
-        *earlier = later;
-        return Ok(());
-    }
-    if earlier.place != later.place {
-        return Err(Error::invalid(format!(
-            "{} and {} are usage of different shapes",
-            earlier.path, later.path
-        ))
-        .hint("An array holds the events of one stream."));
-    }
-    let told = earlier.usage.to_mut();
-    for (key, value) in later.usage.iter().filter(|(_, value)| !value.is_null()) {
-        told.insert(key.clone(), value.clone());
-    }
-    earlier.path = later.path;
-    Ok(())
 }
 
 fn check(located: &Located) -> Result<()> {
@@ -273,36 +276,7 @@ fn check(located: &Located) -> Result<()> {
     }
 }
 
-/// Whether nothing says that the answer had ended, though its shape would.
-fn is_interrupted(around: &[&Object]) -> bool {
-    let text = |object: &Object, key: &str| {
-        object.get(key).and_then(Value::as_str).map(str::to_owned).unwrap_or_default()
-    };
-    let mut is_open = false;
-    for object in around {
-        match text(object, "type").as_str() {
-            "message_start" => is_open = true,
-            "message_delta" | "message_stop" => is_open = false,
-            _ => {}
-        }
-        match text(object, "status").as_str() {
-            "in_progress" | "queued" => is_open = true,
-            "completed" | "incomplete" | "failed" => is_open = false,
-            _ => {}
-        }
-        let is_chunk = text(object, "object") == "chat.completion.chunk";
-        if let Some(choices) = object.get("choices").and_then(Value::as_array).filter(|_| is_chunk)
-        {
-            // The chunk that has the usage comes after the last choice and has none.
-            is_open = !choices.is_empty() && !any_has(choices, "finish_reason");
-        }
-        if let Some(candidates) = object.get("candidates").and_then(Value::as_array) {
-            is_open = !candidates.is_empty() && !any_has(candidates, "finishReason");
-        }
-    }
-    is_open
-}
-
-fn any_has(items: &[Value], key: &str) -> bool {
-    items.iter().any(|item| item.get(key).is_some_and(|value| !value.is_null()))
+/// A transcription that tells its length and no usage: Groq's, and OpenAI's of before.
+fn is_transcript(object: &Object) -> bool {
+    object.contains_key("text") && (object.contains_key("segments") || object.contains_key("task"))
 }

@@ -5,7 +5,7 @@
 //! is put as 0 for it and taken out again, and `number` has looked at every count before.
 
 use super::about::About;
-use super::number::type_of;
+use super::number::{AS_SENT, type_of};
 use super::parts::Found;
 use super::shape::{KNOWN, Shape, Usage};
 use super::{Extractors, Hint};
@@ -175,7 +175,8 @@ fn check_lists(usage: &Usage) -> Result<()> {
                 return Err(Error::invalid(format!(
                     "{path} must be an array, not {}",
                     type_of(other)
-                )));
+                ))
+                .hint(AS_SENT));
             }
         };
         let mut kinds = std::collections::BTreeSet::new();

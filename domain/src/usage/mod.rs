@@ -1,10 +1,10 @@
 //! What a call used, out of what its provider sent: the `usage` object alone, the whole response body,
 //! a stream's events, or the attributes of an OpenTelemetry span.
 //!
-//! [`body`] finds the usage object and joins a stream's, [`shape`] tells by its keys how it is to be read,
-//! [`number`] refuses what is no count, [`extract`] reads it with the price catalogue's own extractors,
-//! [`beyond`] and [`own`] read what those do not know, and [`parts`] sees to it that no token is there
-//! twice. Wholes include their parts in what comes out: input the cached, output the reasoning.
+//! `body` finds the usage object, `stream` joins those of events, `shape` tells by its keys how it is
+//! to be read, `number` refuses what is no count, `extract` reads it with the price catalogue's own
+//! extractors, `beyond` and `own` read what those do not know, and `parts` sees to it that no token
+//! is there twice. Wholes include their parts in what comes out: input the cached, output the reasoning.
 //!
 //! What is not told is not zero: it is absent. A usage that contradicts itself is an error, never a guess.
 
@@ -16,6 +16,7 @@ mod number;
 mod own;
 mod parts;
 mod shape;
+mod stream;
 mod telemetry;
 
 use crate::error::{Error, Result};
@@ -66,7 +67,7 @@ pub fn read(body: &Value, hint: Hint, extractors: &dyn Extractors) -> Result<Rep
     let mut is_partial = found.is_interrupted;
     if let Some(usage) = found.usage.as_ref().filter(|usage| !usage.is_empty()) {
         let usage = shape::recognize(usage, &found, hint)?;
-        quantities = match own::read(&usage)? {
+        quantities = match own::read(&usage, hint)? {
             Some(quantities) => quantities,
             None => extract::read(&usage, &about, hint, extractors)?,
         };

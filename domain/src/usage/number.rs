@@ -15,6 +15,9 @@ const MAX_DEPTH: usize = 16;
 /// Of one step of a path in a message: it is not ours, and may be megabytes long.
 const MAX_STEP: usize = 64;
 
+pub const AS_SENT: &str =
+    "Pass the usage as the provider sent it, with its numbers as JSON numbers.";
+
 /// Where a value was found: steps from the outside in, spelled out only for an error.
 #[derive(Debug, Clone, Copy)]
 pub enum Path<'a> {
@@ -66,7 +69,7 @@ pub fn type_of(value: &Value) -> &'static str {
 pub fn count(value: &Value, path: &dyn fmt::Display) -> Result<Decimal> {
     let quantity = quantity(value, path)?;
     if !quantity.fract().is_zero() {
-        return Err(Error::invalid(format!("{path} must be a whole number")));
+        return Err(Error::invalid(format!("{path} must be a whole number")).hint(AS_SENT));
     }
     Ok(quantity.normalize())
 }
@@ -78,7 +81,7 @@ pub fn count(value: &Value, path: &dyn fmt::Display) -> Result<Decimal> {
 pub fn quantity(value: &Value, path: &dyn fmt::Display) -> Result<Decimal> {
     let Value::Number(number) = value else {
         return Err(Error::invalid(format!("{path} must be a number, not {}", type_of(value)))
-            .hint("Pass the usage as the provider sent it, with its numbers as JSON numbers."));
+            .hint(AS_SENT));
     };
     let out_of_range = || {
         Error::out_of_range(format!("{path} is out of range"))
@@ -141,7 +144,8 @@ fn check_at(object: &Map<String, Value>, path: &Path, depth: usize) -> Result<()
                 return Err(Error::invalid(format!(
                     "{here} must be an object, not {}",
                     type_of(other)
-                )));
+                ))
+                .hint(AS_SENT));
             }
             other if is_count(key) => drop(count(other, &here)?),
             other if is_duration(key) => drop(quantity(other, &here)?),
@@ -151,12 +155,18 @@ fn check_at(object: &Map<String, Value>, path: &Path, depth: usize) -> Result<()
     Ok(())
 }
 
+/// Whether the key is one that a usage object may be known by.
+pub fn is_of_usage(key: &str) -> bool {
+    is_count(key) || is_duration(key) || is_container(key)
+}
+
 /// Whether the key is that of a whole number: tokens, calls, pages.
 fn is_count(key: &str) -> bool {
-    const ENDS: [&str; 10] = [
+    const ENDS: [&str; 11] = [
         "tokens",
         "Tokens",
         "TokenCount",
+        "tokenCount",
         "token_count",
         "eval_count",
         "_requests",

@@ -1,5 +1,6 @@
 //! Shapes that the catalogue has no extractor for.
 
+use super::Hint;
 use super::number::{Path, count, quantity};
 use super::parts::Found;
 use super::shape::{Shape, Usage};
@@ -9,7 +10,7 @@ use crate::pricing::Class;
 use rust_decimal::Decimal;
 use serde_json::Value;
 
-/// The AI SDK's counts: the cached are in the input, reasoning is in the output.
+/// The AI SDK's counts.
 const SDK: [(Class, &[&[&str]]); 5] = [
     (Class::INPUT_TOKENS, &[&["inputTokens"], &["promptTokens"]]),
     (Class::OUTPUT_TOKENS, &[&["outputTokens"], &["completionTokens"]]),
@@ -45,10 +46,10 @@ const GENERATION: [(Class, &[&[&str]]); 2] = [
 ///
 /// # Errors
 /// 22023 when a count is no whole number, 22003 when one is out of range.
-pub fn read(usage: &Usage) -> Result<Option<Found>> {
+pub fn read(usage: &Usage, hint: Hint) -> Result<Option<Found>> {
     Ok(Some(match usage.shape {
         Shape::Telemetry => telemetry::read(&usage.object)?,
-        Shape::Sdk => of(usage, &SDK)?,
+        Shape::Sdk => sdk(usage, hint)?,
         Shape::Generation => of(usage, &GENERATION)?,
         Shape::Titan => titan(usage)?,
         Shape::TotalOnly => of(usage, &[(Class::INPUT_TOKENS, &[&["total_tokens"]])])?,
@@ -67,6 +68,26 @@ fn of(usage: &Usage, paths: &[(Class, &[&[&str]])]) -> Result<Found> {
                 found.entry(*class).or_insert(count(value, &path)?);
             }
         }
+    }
+    Ok(found)
+}
+
+/// Until its version 6 the SDK handed on what the provider has beside: Google's thoughts, which the total
+/// shows, and the cached of Anthropic and Bedrock, which only the provider does.
+fn sdk(usage: &Usage, hint: Hint) -> Result<Found> {
+    let mut found = of(usage, &SDK)?;
+    let get = |class: Class| found.get(&class).copied().unwrap_or_default();
+    let (input, output) = (get(Class::INPUT_TOKENS), get(Class::OUTPUT_TOKENS));
+    let (cached, reasoning) = (get(Class::CACHE_READ_TOKENS), get(Class::OUTPUT_REASONING_TOKENS));
+    let total = usage.at(&["totalTokens"]).map(|total| count(total, &"totalTokens")).transpose()?;
+    if total == Some(input + output + reasoning) && !reasoning.is_zero() {
+        found.insert(Class::OUTPUT_TOKENS, output + reasoning);
+    }
+    let is_beside = [hint.provider, hint.model].into_iter().flatten().any(|name| {
+        ["anthropic", "bedrock", "aws", "claude"].iter().any(|whose| name.contains(whose))
+    });
+    if is_beside && !usage.has("inputTokenDetails") && !cached.is_zero() {
+        found.insert(Class::INPUT_TOKENS, input + cached);
     }
     Ok(found)
 }

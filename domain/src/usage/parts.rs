@@ -6,6 +6,7 @@
 use crate::call::MAX_COUNT;
 use crate::error::{Error, Result};
 use crate::pricing::Class;
+use crate::pricing::relations::{self, ClassSet};
 use rust_decimal::Decimal;
 use std::collections::BTreeMap;
 
@@ -21,9 +22,11 @@ pub fn complete(mut found: Found) -> Result<(Found, bool)> {
         !found.contains_key(&whole)
             && found.iter().any(|(part, quantity)| !quantity.is_zero() && whole.contains(*part))
     });
-    let mut classes: Vec<Class> = Class::all().collect();
-    classes.sort_by_key(|class| std::cmp::Reverse(class.depth()));
-    for whole in classes {
+    for whole in relations::parts_first().iter().copied() {
+        // Concluded wholes are parts of the next, so that this is looked at each time.
+        if relations::parts(whole).and(found.keys().copied().collect()).is_empty() {
+            continue;
+        }
         let sums = sums_of_parts(whole, &found);
         match found.get(&whole) {
             Some(all) => {
@@ -46,12 +49,54 @@ pub fn complete(mut found: Found) -> Result<(Found, bool)> {
                 .detail(format!("All of it together must be at most {MAX_COUNT}.")));
         }
     }
-    if found.len() > 1 {
-        found.retain(|class, quantity| {
-            !quantity.is_zero() || [Class::INPUT_TOKENS, Class::OUTPUT_TOKENS].contains(class)
-        });
+    conclude_overlaps(&mut found);
+    let positive = positive(&found);
+    let tells = |class: &Class, quantity: &Decimal| {
+        !quantity.is_zero()
+            || [Class::INPUT_TOKENS, Class::OUTPUT_TOKENS].contains(class)
+            || pair_of(*class, positive).is_some()
+    };
+    if found.iter().any(|(class, quantity)| tells(class, quantity)) {
+        found.retain(|class, quantity| tells(class, quantity));
     }
     Ok((found, is_incomplete))
+}
+
+/// Classes that meet, such as cached and audio, whose common part was not told: it is kept where no other
+/// number is possible, since what is priced apart cannot be priced without it.
+fn conclude_overlaps(found: &mut Found) {
+    let positive = positive(found);
+    for both in Class::all() {
+        let Some(pair) = pair_of(both, positive).filter(|_| !found.contains_key(&both)) else {
+            continue;
+        };
+        let get = |class: Class| found.get(&class).copied().unwrap_or_default();
+        // What of each is already told to be something else.
+        let room = |whole: Class| {
+            let others = relations::parts(whole)
+                .and(positive)
+                .iter()
+                .filter(|other| other.depth() == both.depth() && other.excludes(both));
+            get(whole) - others.map(get).sum::<Decimal>()
+        };
+        let most = pair.iter().map(room).min().unwrap_or_default();
+        let sum: Decimal = pair.iter().map(get).sum();
+        let around = positive.iter().filter(|whole| pair.iter().all(|part| whole.contains(part)));
+        let Some(around) = around.map(get).min() else { continue };
+        let least = (sum - around).max(Decimal::ZERO);
+        if most == least {
+            found.insert(both, least);
+        }
+    }
+}
+
+fn positive(found: &Found) -> ClassSet {
+    found.iter().filter(|(_, quantity)| !quantity.is_zero()).map(|(class, _)| *class).collect()
+}
+
+/// Two classes of these that have this one in common.
+fn pair_of(both: Class, of: ClassSet) -> Option<ClassSet> {
+    relations::overlapping(both).iter().copied().find(|pair| of.contains_all(*pair))
 }
 
 /// For each way to divide the whole, the parts that are known and their sum.
@@ -59,11 +104,7 @@ fn sums_of_parts(whole: Class, found: &Found) -> Vec<(Vec<Class>, Decimal)> {
     let mut divisions: Vec<(Vec<Class>, Decimal)> = Vec::new();
     let parts = found.iter().filter(|(part, _)| whole.contains(**part));
     for (part, quantity) in parts {
-        let exclusive = |others: &[Class]| {
-            others.iter().all(|other| {
-                part.overlap(*other).is_none() && !part.contains(*other) && !other.contains(*part)
-            })
-        };
+        let exclusive = |others: &[Class]| others.iter().all(|other| part.excludes(*other));
         // One level at a time: what is further in was checked with what contains it.
         let mut is_placed = false;
         for (parts, sum) in &mut divisions {
@@ -128,5 +169,29 @@ mod tests {
     fn a_part_of_nothing_is_not_kept() {
         let (all, _) = complete(found(&[("input_tokens", 0), ("cache_read_tokens", 0)])).unwrap();
         assert_eq!(all, found(&[("input_tokens", 0)]));
+        let (all, _) = complete(found(&[("audio_seconds", 0)])).unwrap();
+        assert_eq!(all, found(&[("audio_seconds", 0)]));
+    }
+
+    #[test]
+    fn what_overlaps_is_concluded_where_only_one_number_is_possible() {
+        let cached = Class::named("cache_audio_read_tokens").unwrap();
+        let concluded = |input, read, audio| {
+            let told = [("input_tokens", input), ("cache_read_tokens", read)];
+            let told = found(&[told[0], told[1], ("input_audio_tokens", audio)]);
+            complete(told).unwrap().0.get(&cached).copied()
+        };
+        assert_eq!(concluded(10, 4, 10), Some(4.into()));
+        assert_eq!(concluded(10, 10, 3), Some(3.into()));
+        assert_eq!(concluded(10, 4, 3), None);
+        let text = [("input_tokens", 10), ("cache_read_tokens", 4), ("cache_text_read_tokens", 4)];
+        let told = found(&[
+            text[0],
+            text[1],
+            text[2],
+            ("input_text_tokens", 7),
+            ("input_audio_tokens", 3),
+        ]);
+        assert_eq!(complete(told).unwrap().0.get(&cached), Some(&Decimal::ZERO));
     }
 }

@@ -3,9 +3,8 @@
 //! Spellings are shared: most providers speak OpenAI's. The keys decide; only where they leave a choice
 //! does the caller's hint.
 
-use super::Hint;
 use super::body::{Found, Located, Place};
-use super::parts;
+use super::{Hint, number, parts};
 use crate::error::{Error, Result};
 use crate::pricing::Class;
 use serde_json::{Map, Value};
@@ -14,9 +13,6 @@ use std::borrow::Cow;
 /// For the hint of an error.
 pub const KNOWN: &str = "Pass the usage object or the whole response as the provider sent it; it has \
     prompt_tokens or input_tokens, usageMetadata, inputTokens, meta.billed_units or gen_ai.usage.*.";
-
-/// Longest text of a key or a name that is compared; a whole response is not.
-const TOTAL_ONLY_KEYS: [&str; 1] = ["total_tokens"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -46,7 +42,7 @@ pub enum Shape {
     Titan,
     /// Llama on Bedrock, and Ollama.
     Generation,
-    /// The AI SDK's: `inputTokens` with the cached, `cachedInputTokens`.
+    /// The AI SDK's: `cachedInputTokens`, `inputTokenDetails`.
     Sdk,
     Telemetry,
     /// `total_tokens` alone, of embeddings.
@@ -101,7 +97,9 @@ fn any(object: &Map<String, Value>, keys: &[&str]) -> bool {
 
 /// Whether an object is itself a usage object.
 pub fn is_usage(object: &Map<String, Value>) -> bool {
-    of_keys(object).is_some() || TOTAL_ONLY_KEYS.iter().any(|key| has(object, key))
+    // A stream may have many thousand events that are none: most are told by this alone.
+    object.keys().any(|key| number::is_of_usage(key))
+        && (of_keys(object).is_some() || has(object, "total_tokens"))
 }
 
 fn of_keys(usage: &Map<String, Value>) -> Option<Shape> {

@@ -3,6 +3,8 @@
 //! A fixture opens with comments: `source: URL`, `hint provider = …`, `class: a + b = quantity`,
 //! `model = …`, `provider = …`, `context key = …`, `cost = …`, `partial`; other lines explain.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use ai_limiter_domain::error::Result;
 use ai_limiter_domain::pricing::Class;
 use ai_limiter_domain::usage::{Extractors, Hint, ReportedUsage, read};

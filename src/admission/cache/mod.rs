@@ -6,6 +6,9 @@
 //! its COMMIT returns nobody uses what was before. A transaction that has itself changed a table reads
 //! that table at each call and keeps nothing of it.
 //!
+//! What calls have returned is another matter: it changes by itself all the time, and nobody waits for it.
+//! It is used for [`LEARNED_FOR`].
+//!
 //! Lives in thread-local cells, to the end of the backend. Each map is emptied when it has
 //! [`MOST`] entries: 16,384 accounts are 4 MB. Of accounts, of which there are too many for each
 //! session to meet, the rows are shared as well: [`accounts`].
@@ -21,6 +24,7 @@ use crate::counters::memory::{
     shared_memory,
 };
 use crate::ledger::config::{self, Account, AccountRow, Suspension, Suspensions, Tier};
+use crate::ledger::estimates;
 use crate::ledger::prices::{self, Prices};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
@@ -28,6 +32,7 @@ use crate::pg::spi::{Snapshot, Spi};
 use crate::settings;
 use accounts::Place;
 use ai_limiter_domain::error::Result;
+use ai_limiter_domain::estimates::output::Learned;
 use ai_limiter_domain::limit::RUN_LIMIT_NAME;
 use ai_limiter_domain::slots::Version;
 use ai_limiter_domain::{Amount, Call, Dimensions, Limit, RuleSet, Timestamp, Window};
@@ -39,6 +44,8 @@ use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 const MOST: usize = 16_384;
+/// Microseconds after which what was learned is read anew.
+const LEARNED_FOR: i64 = 30_000_000;
 
 /// The rules, and the labels of their names.
 pub struct Rules {
@@ -79,6 +86,9 @@ type OfAccount = (Version, Option<CString>);
 /// Tenant, provider, the model as given and its canonical name.
 type OfPrice = (Uuid, Option<String>, Option<String>, Option<String>);
 
+/// The canonical model and the feature.
+type OfLearned = (String, Option<String>);
+
 #[derive(Default)]
 struct Cells {
     installation: u64,
@@ -88,6 +98,8 @@ struct Cells {
     suspensions: Option<Kept<u64, Rc<Suspensions>>>,
     prices: HashMap<OfPrice, Kept<u64, (Window, Rc<Prices>)>>,
     run_limits: HashMap<(Uuid, String), Kept<[u64; 2], Option<Amount>>>,
+    /// Under the stretch of time and the quantile.
+    learned: HashMap<OfLearned, Kept<(i64, u64), Option<Learned>>>,
 }
 
 thread_local! {
@@ -319,6 +331,19 @@ impl Configuration for Cache {
             },
         )?;
         Ok(prices)
+    }
+
+    fn learned(&self, model: &str, feature: Option<&str>) -> Decided<Option<Learned>> {
+        let key = (model.to_owned(), feature.map(str::to_owned));
+        let under = (clock::now().0 / LEARNED_FOR, settings::OUTPUT_QUANTILE.get().to_bits());
+        self.kept_or_read(
+            Some(under),
+            |cells| cells.learned.get(&key),
+            |spi, snapshot| estimates::learned(spi, snapshot, model, feature),
+            |cells, kept| {
+                bounded(&mut cells.learned).insert(key.clone(), kept);
+            },
+        )
     }
 
     fn run_limit(&self, tenant: Uuid, run: &str) -> Decided<Option<Amount>> {

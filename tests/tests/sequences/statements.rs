@@ -93,6 +93,31 @@ fn hold(random: &mut Random) -> String {
     )
 }
 
+/// Somewhere among the newest rows of the ledger, seldom a correction.
+fn usage(random: &mut Random) -> String {
+    let which = if random.one_in(8) { "NOT NULL" } else { "NULL" };
+    format!(
+        "(SELECT id FROM ai_limiter.ai_usage WHERE correction_of IS {which} \
+            ORDER BY recorded_at DESC LIMIT 1 OFFSET {})",
+        random.below(6)
+    )
+}
+
+/// By hand: often all that a row comes to, or more.
+fn adjustment(random: &mut Random) -> String {
+    let usage = usage(random);
+    let delta = match random.below(4) {
+        0 => format!("0.{:06}", random.below(400_000)),
+        1 => format!(
+            "-(SELECT sum(cost_usd) FROM ai_limiter.ai_usage WHERE {usage} IN (id, correction_of))"
+        ),
+        _ => format!("-0.{:06}", random.below(200_000)),
+    };
+    format!(
+        "SELECT ai_limiter.adjust_ai_usage({usage}, {delta}, 'random') WHERE {usage} IS NOT NULL"
+    )
+}
+
 fn ago(random: &mut Random) -> String {
     match random.below(4) {
         0 => format!("clock_timestamp() - interval '{} seconds'", random.below(150)),
@@ -106,7 +131,7 @@ pub fn call(random: &mut Random) -> String {
     let of = dimensions(random);
     let (dimensions, size, hold) = (of.join(", "), size(random), hold(random));
     let requests = 1 + random.below(3);
-    match random.below(17) {
+    match random.below(24) {
         0..=4 => {
             let run_limit = match of[6] != "NULL" && random.one_in(4) {
                 true => ", run_limit_usd => 4",
@@ -151,6 +176,25 @@ pub fn call(random: &mut Random) -> String {
                 run_id, cost_usd) VALUES (%L, %L, ''r1'', 0.3)', \
                 to_char(timezone('UTC', now()), 'YYYY_MM'), {}, {}); END $$",
             of[0], of[1]
+        ),
+        16..=19 => adjustment(random),
+        20 => format!(
+            "DO $$ BEGIN PERFORM ai_limiter.record_ai_usage({dimensions}{size});
+                BEGIN {}; PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END; {}; END $$",
+            adjustment(random).replacen("SELECT", "PERFORM", 1),
+            adjustment(random).replacen("SELECT", "PERFORM", 1)
+        ),
+        // A call that is priced, so that there is something to price again.
+        21 | 22 => format!(
+            "SELECT ai_limiter.record_ai_usage({}, {}, coalesce({}, 'o3'), requests => {requests}, input_tokens => 9, \
+                created_at => {}); \
+             SELECT ai_limiter.reprice_ai_usage(clock_timestamp() - interval '{}', clock_timestamp(), \
+                dry_run => false)",
+            of[0],
+            of[1],
+            of[2],
+            ago(random),
+            random.of(&["1 minute", "10 days", "100 days"])
         ),
         // Without BEGIN, one transaction all the same.
         14 => format!("{}; {}", call(random), call(random)),
