@@ -5,7 +5,7 @@ PG ?= 17
 # Once more without shared memory: what is about counters, and differs there.
 TABLE_PATH_TESTS = agreement concurrency concurrent_limits direct_writes housekeeping_races import once \
 	regress rollback rows_without_statements rule_edits rule_reach
-# Tested beside the server: pure crates, and that the benchmark runs.
+# Tested beside the server: pure crates, that the benchmark runs, and what calls cost (scripts/price-oracle.sh).
 BESIDES = ai_limiter_domain ai_limiter_tokens ai_limiter_model ai_limiter_bench
 # For demo: a CSV file of model calls to replay.
 TRACE ?=
@@ -48,6 +48,7 @@ test:
 	scripts/with-postgres.sh $(PG) cargo test --no-fail-fast -p ai_limiter_tests $(BESIDES:%=-p %)
 	AI_LIMITER_TEST_TABLE_PATH=1 scripts/with-postgres.sh $(PG) cargo test --no-fail-fast \
 		-p ai_limiter_tests $(TABLE_PATH_TESTS:%=--test %)
+	$(if $(BESIDES),scripts/price-oracle.sh)
 
 # What is pure Rust, or the same SQL everywhere, is tested beside one of them.
 test-all:

@@ -69,6 +69,7 @@ case "${1:-}" in
     lint)
         cargo_install cargo-deny "$cargo_deny_version" "it checks licences and sources of the dependencies"
         install_pgspot
+        have shellcheck || apt_install "it checks the shell scripts" shellcheck
         ;;
     *) die "unknown argument \"$1\": the only one is lint" ;;
 esac

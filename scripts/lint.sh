@@ -33,6 +33,9 @@ else
     say "NOT CHECKED: security advisories, because their database cannot be fetched from here"
 fi
 
+say "shell scripts"
+shellcheck --external-sources --source-path=scripts scripts/*.sh
+
 say "the extension's SQL"
 scripts/build.sh "$main_version"
 "$pgspot" "$postgres_dir/$main_version"/share/extension/ai_limiter--*.sql

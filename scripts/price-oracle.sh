@@ -19,7 +19,7 @@ if [ ! -x "$environment/bin/python" ]; then
     rm -rf "$environment.new"
     python3 -m venv "$environment.new"
     "$environment.new/bin/pip" install --quiet --disable-pip-version-check --only-binary=:all: \
-        "genai-prices==$version" </dev/null >&2
+        --require-hashes --no-deps --requirement "$root/domain/tests/price_oracle.txt" </dev/null >&2
     # Whole or absent; Python finds its packages from where it lies.
     mv "$environment.new" "$environment"
 fi
