@@ -163,7 +163,9 @@ fn a_member_sees_the_bound_of_their_own_counters_only() {
 fn the_worker_learns_by_itself() {
     let cluster = server_with_worker(&["app"]);
     let mut client = cluster.database("app").connect();
-    client.run("INSERT INTO ai_limiter.ai_prices (model) VALUES ('free-of-charge')");
+    client.run(
+        "INSERT INTO ai_limiter.ai_prices (model, usd_per_request) VALUES ('free-of-charge', 0)",
+    );
     client.run(
         "SELECT count(ai_limiter.record_ai_usage(model => 'free-of-charge', output_tokens => 7)) \
          FROM generate_series(1, 100)",
