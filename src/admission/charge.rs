@@ -10,6 +10,7 @@ use super::cache;
 use super::caller::{Caller, not_permitted};
 use super::pricing::{Used, costs};
 use crate::ledger::holds::{self, Hold};
+use crate::ledger::prices::Prices;
 use crate::ledger::usage::{self, Charge, PriceSource};
 use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
@@ -21,6 +22,7 @@ use ai_limiter_domain::{Amount, Call, Error, Timestamp, error::Result};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use uuid::Uuid;
 
 /// What the caller knows of a call that has run.
@@ -121,6 +123,7 @@ fn settled_before(caller: &Caller, id: Uuid) -> Result<Settlement> {
 fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
     let d = &hold.dimensions;
     let usage = actual.read(hold.requested_model.as_deref(), d.provider.as_deref())?;
+    let is_told = actual.model.is_some();
     let response_model = actual.model.or(usage.model);
     let mut quantities = usage.quantities;
     let said = !quantities.is_empty();
@@ -147,7 +150,8 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         at: hold.created_at,
         context: &context,
     };
-    let prices = cache::current(|config| config.prices(&answered, hold.created_at))?;
+    let asked = if is_told { answered.clone() } else { hold.call() };
+    let (answered, prices) = prices_of(answered, asked, &used)?;
     let held = hold.size.cost_usd.unwrap_or_default();
     let Some(costs) = costs(&prices, &used, actual.cost_usd, Some(held))? else {
         return Err(Error::invalid("cost cannot be known").hint("Give cost_usd."));
@@ -172,13 +176,33 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
     })
 }
 
+/// The prices of the model that answered; where it has none those of the one that was asked for, since a
+/// response may name the deployment. With the call that they are of.
+fn prices_of(answered: Call, asked: Call, used: &Used) -> Result<(Call, Rc<Prices>)> {
+    let read = |call: &Call| cache::current(|config| config.prices(call, used.at));
+    let prices = read(&answered)?;
+    let is_other =
+        asked.requested_model.is_some() && asked.requested_model != answered.requested_model;
+    if !is_other || used.quantities.is_empty() {
+        return Ok((answered, prices));
+    }
+    let has_any = |prices: &Prices| {
+        Ok::<_, Error>(prices.of(used.quantities, used.requests, used.at, used.context)?.is_some())
+    };
+    if has_any(&prices)? {
+        return Ok((answered, prices));
+    }
+    let of_asked = read(&asked)?;
+    Ok(if has_any(&of_asked)? { (asked, of_asked) } else { (answered, prices) })
+}
+
 fn tokens_of(quantities: &Quantities) -> (i64, i64) {
     let tokens = |class| quantities.tokens(class).unwrap_or(0);
     (tokens(Class::INPUT_TOKENS), tokens(Class::OUTPUT_TOKENS))
 }
 
 /// What the price depended on beside what the ledger has anyway: the terms, and the name that was priced
-/// where neither the model that answered nor the canonical name of the requested one is it.
+/// where that is not the model that answered, or without one the requested one's canonical name.
 fn context_column(
     context: &BTreeMap<String, String>,
     priced: &Call,
@@ -187,7 +211,7 @@ fn context_column(
 ) -> Option<String> {
     let mut context = context.clone();
     let priced = priced.requested_model.as_deref();
-    if let Some(name) = priced.filter(|_| priced != response_model && priced != model) {
+    if let Some(name) = priced.filter(|_| priced != response_model.or(model)) {
         context.insert(PRICED_MODEL.to_owned(), name.to_owned());
     }
     (!context.is_empty()).then(|| json!(context).to_string())
@@ -283,7 +307,7 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         at: created_at,
         context: &context,
     };
-    let prices = cache::current(|config| config.prices(&answered, created_at))?;
+    let (answered, prices) = prices_of(answered, call.clone(), &used)?;
     let Some(costs) = costs(&prices, &used, actual.cost_usd, None)? else {
         return Err(match &call.requested_model {
             Some(_) => Error::invalid("model has no price")

@@ -319,3 +319,30 @@ fn what_has_no_price_is_shown_and_not_hidden() {
                     FROM ai_limiter.ai_usage_line_items WHERE price_source = 'unpriced'";
     assert_eq!(client.value(unpriced), "audio_seconds 30");
 }
+
+#[test]
+fn a_response_that_names_its_deployment_has_the_price_of_what_was_asked_for() {
+    let database = database();
+    let mut client = database.connect();
+    let deployed = CHAT.replace("gpt-4o-2024-08-06", "our-deployment-7");
+    let id = hold(&mut client);
+    assert_eq!(settle(&mut client, &id, &format!("usage => '{deployed}'")), CHAT_COST);
+    let row = "SELECT format('%s %s %s', response_model, price_source, price_context ->> 'model') \
+               FROM ai_limiter.ai_usage";
+    assert_eq!(client.value(row), "our-deployment-7 catalog gpt-4o");
+    client.run(&format!(
+        "SELECT ai_limiter.record_ai_usage(model => 'gpt-4o-2024-05-13', usage => '{deployed}')"
+    ));
+    // Its own, at 5 and 15 dollars, and the name that was priced is kept.
+    assert_eq!(amounts(&mut client), "0.008 0.008 0.008 catalog");
+    let priced = "SELECT price_context ->> 'model' FROM ai_limiter.ai_usage WHERE cost_usd = 0.008";
+    assert_eq!(client.value(priced), "gpt-4o-2024-05-13");
+    let again =
+        "SELECT difference_usd FROM ai_limiter.reprice_ai_usage('2020-01-01', now() + '1 s')";
+    assert_eq!(client.value(&format!("SELECT sum(difference_usd) = 0 FROM ({again}) d")), "t");
+    // What the caller says goes before.
+    let id = hold(&mut client);
+    let told = format!("usage => '{deployed}', model => 'nobody-knows'");
+    let held = client.value("SELECT trim_scale(cost_usd) FROM ai_limiter.ai_reservations");
+    assert_eq!(settle(&mut client, &id, &told), held);
+}
