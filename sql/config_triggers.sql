@@ -117,7 +117,7 @@ CREATE TRIGGER ai_price_catalogs_touch AFTER INSERT OR UPDATE OR DELETE ON ai_li
 -- A tenant's markup is kept with its prices.
 CREATE TRIGGER ai_tenants_markup_membership AFTER INSERT OR DELETE ON ai_limiter.ai_tenants
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
-CREATE TRIGGER ai_tenants_markup_change AFTER UPDATE OF markup_factor ON ai_limiter.ai_tenants
+CREATE TRIGGER ai_tenants_markup_change AFTER UPDATE OF tenant_id, markup_factor ON ai_limiter.ai_tenants
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
 CREATE TRIGGER ai_suspensions_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_suspensions
     FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('suspensions');

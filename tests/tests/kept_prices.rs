@@ -65,3 +65,27 @@ fn a_catalogue_of_an_extension_that_was_created_anew_is_not_taken_for_the_old_on
     assert_eq!(load(&mut admin, "4"), "1");
     assert_eq!([&mut admin, &mut other].map(estimate), ["4", "4"]);
 }
+
+#[test]
+fn a_tenant_whose_id_changes_takes_its_markup_along() {
+    let database = Cluster::shared().fresh_database();
+    let (mut admin, mut server) = (database.connect(), database.connect());
+    let [one, two] =
+        ["00000000-0000-0000-0000-0000000000aa", "00000000-0000-0000-0000-0000000000bb"];
+    admin.run(&format!(
+        "INSERT INTO ai_limiter.ai_tenants (tenant_id, markup_factor) VALUES ('{one}', 5)"
+    ));
+    let charged = |session: &mut Client, tenant: &str| {
+        let id = session.value(&format!(
+            "SELECT ai_limiter.record_ai_usage(tenant_id => '{tenant}', cost_usd => 2)"
+        ));
+        session.value(&format!(
+            "SELECT trim_scale(charge_usd) FROM ai_limiter.ai_usage WHERE id = '{id}'"
+        ))
+    };
+    assert_eq!([one, two].map(|tenant| charged(&mut server, tenant)), ["10", "2"]);
+    admin.run(&format!(
+        "UPDATE ai_limiter.ai_tenants SET tenant_id = '{two}' WHERE tenant_id = '{one}'"
+    ));
+    assert_eq!([one, two].map(|tenant| charged(&mut server, tenant)), ["2", "10"]);
+}
