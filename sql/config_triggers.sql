@@ -107,20 +107,24 @@ CREATE TRIGGER ai_suspensions_check BEFORE INSERT OR UPDATE ON ai_limiter.ai_sus
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_suspensions_check();
 
 -- What backends keep ------------------------------------------------------------------------------
+-- All of them for each row: logical replication fires no trigger of a statement.
 
 CREATE TRIGGER ai_tiers_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_tiers
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('tiers');
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('tiers');
 CREATE TRIGGER ai_prices_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_prices
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
 CREATE TRIGGER ai_price_catalogs_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_price_catalogs
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
--- A tenant's markup is kept with its prices.
-CREATE TRIGGER ai_tenants_markup_membership AFTER INSERT OR DELETE ON ai_limiter.ai_tenants
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
-CREATE TRIGGER ai_tenants_markup_change AFTER UPDATE OF markup_factor ON ai_limiter.ai_tenants
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+-- A tenant's markup is kept with its prices; that of a tenant without a row is 1.
+CREATE TRIGGER ai_tenants_markup_added AFTER INSERT ON ai_limiter.ai_tenants
+    FOR EACH ROW WHEN (NEW.markup_factor <> 1) EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+CREATE TRIGGER ai_tenants_markup_removed AFTER DELETE ON ai_limiter.ai_tenants
+    FOR EACH ROW WHEN (OLD.markup_factor <> 1) EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
+CREATE TRIGGER ai_tenants_markup_change AFTER UPDATE ON ai_limiter.ai_tenants
+    FOR EACH ROW WHEN ((OLD.tenant_id, OLD.markup_factor) IS DISTINCT FROM (NEW.tenant_id, NEW.markup_factor))
+    EXECUTE FUNCTION ai_limiter.ai_config_touch('prices');
 CREATE TRIGGER ai_suspensions_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_suspensions
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('suspensions');
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('suspensions');
 CREATE TRIGGER ai_tenants_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_tenants
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('account');
 CREATE TRIGGER ai_accounts_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_accounts
@@ -155,7 +159,8 @@ ALTER TABLE ai_limiter.ai_limits ENABLE ALWAYS TRIGGER ai_limits_change_shape;
 ALTER TABLE ai_limiter.ai_tiers ENABLE ALWAYS TRIGGER ai_tiers_touch;
 ALTER TABLE ai_limiter.ai_prices ENABLE ALWAYS TRIGGER ai_prices_touch;
 ALTER TABLE ai_limiter.ai_price_catalogs ENABLE ALWAYS TRIGGER ai_price_catalogs_touch;
-ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_markup_membership;
+ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_markup_added;
+ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_markup_removed;
 ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_markup_change;
 ALTER TABLE ai_limiter.ai_suspensions ENABLE ALWAYS TRIGGER ai_suspensions_touch;
 ALTER TABLE ai_limiter.ai_tenants ENABLE ALWAYS TRIGGER ai_tenants_touch;

@@ -31,7 +31,7 @@ COMMENT ON FUNCTION ai_limiter.ai_price_catalogs_check() IS
     'Private: a catalogue is taken whole or not at all, and says who loaded it.';
 CREATE TRIGGER ai_price_catalogs_check BEFORE INSERT ON ai_limiter.ai_price_catalogs
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_price_catalogs_check();
--- Sessions know one that they have read by its id.
+-- Sessions keep one that they have read.
 CREATE TRIGGER ai_price_catalogs_no_update BEFORE UPDATE ON ai_limiter.ai_price_catalogs
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.append_only();
 

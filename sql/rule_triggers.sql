@@ -130,7 +130,7 @@ LANGUAGE c AS 'MODULE_PATHNAME', 'ai_zone_change_wrapper';
 COMMENT ON FUNCTION ai_limiter.ai_zone_change() IS
     'Private: when an edit of a time zone commits, waits as ai_limits_change() does, since open calls count in the windows of the old zone.';
 CREATE TRIGGER ai_limits_touch AFTER INSERT OR UPDATE OR DELETE ON ai_limiter.ai_limits
-    FOR EACH STATEMENT EXECUTE FUNCTION ai_limiter.ai_config_touch('rules');
+    FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_config_touch('rules');
 CREATE TRIGGER ai_limits_reshape_membership AFTER INSERT OR DELETE ON ai_limiter.ai_limits
     FOR EACH ROW EXECUTE FUNCTION ai_limiter.ai_limits_reshape();
 CREATE TRIGGER ai_limits_reshape_shape AFTER UPDATE ON ai_limiter.ai_limits

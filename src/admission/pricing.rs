@@ -38,7 +38,11 @@ pub fn costs(
 ) -> Result<Option<Costs>> {
     let priced = match used.quantities.is_empty() {
         true => None,
-        false => prices.of(used.quantities, used.requests, used.at, used.context)?,
+        false => match prices.of(used.quantities, used.requests, used.at, used.context) {
+            // It only tells the list price then: what is known to be paid is booked whatever prices say.
+            Err(_) if told.is_some() => None,
+            priced => priced?,
+        },
     };
     let (cost_usd, source, class) = match (told, &priced, held) {
         (Some(cost), ..) => (cost, PriceSource::Caller, "reported_cost"),

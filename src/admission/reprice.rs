@@ -53,7 +53,7 @@ pub fn reprice(
         corrections::priced(spi, window, model, |row, corrected| {
             pgrx::check_for_interrupts!();
             let before = row.total.plus(corrected)?;
-            let priced = recomputed(&row)?;
+            let priced = recomputed(&row).map_err(|error| of_row(error, &row))?;
             let after = priced.unwrap_or(before);
             let of_model = models.entry(row.dimensions.model.clone()).or_default();
             of_model.rows += 1;
@@ -72,6 +72,13 @@ pub fn reprice(
         })
     })?;
     Ok(models)
+}
+
+/// An error that says which of many rows it is about.
+fn of_row(error: Error, row: &Booked) -> Error {
+    let more = error.detail.as_deref().unwrap_or_default();
+    let detail = format!("The row is \"{}\" of ai_usage. {more}", row.id);
+    error.detail(detail.trim_end())
 }
 
 /// What a row costs at the prices of its time, as they are now, by the name that it was priced by; `None`

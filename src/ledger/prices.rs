@@ -1,8 +1,8 @@
 //! What prices a model: rows of `ai_prices`, the tenant's markup, and the catalogue.
 //!
 //! Read under the snapshot that is given. Of catalogues, the one that was read last is kept, decoded, to
-//! the end of the backend: a row of `ai_price_catalogs` is never changed, so that its id tells which one
-//! it is. The one that came with the library is decoded in the postmaster, where that preloads it.
+//! the end of the backend: a row of `ai_price_catalogs` is never changed, so that the row's version tells
+//! which one it is. The one that came with the library is decoded in the postmaster, where that preloads it.
 
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::relation;
@@ -234,23 +234,28 @@ impl Deref for Loaded {
 }
 
 thread_local! {
-    static KEPT: RefCell<Option<(i64, Rc<Catalog>)>> = const { RefCell::new(None) };
+    /// With the version of the row that it is.
+    static KEPT: RefCell<Option<(String, Rc<Catalog>)>> = const { RefCell::new(None) };
 }
 
 /// The newest catalogue.
 pub fn catalog(spi: &Spi, snapshot: &Snapshot) -> Result<Loaded> {
-    const NEWEST: &str = "SELECT max(id) FROM ai_limiter.ai_price_catalogs";
+    // An id may come again: deleted and inserted, or of an extension that was created anew.
+    const NEWEST: &str = "SELECT id, concat_ws(' ', tableoid, xmin, ctid) \
+        FROM ai_limiter.ai_price_catalogs ORDER BY id DESC LIMIT 1";
     const DOCUMENT: &str = "SELECT catalog::text FROM ai_limiter.ai_price_catalogs WHERE id = $1";
-    let newest = spi.read_at(snapshot, NEWEST, &[], |row| Ok(row.int(1)))?;
-    let Some(id) = newest.into_iter().next().flatten() else { return Ok(Loaded::Bundled) };
+    let newest = spi.read_at(snapshot, NEWEST, &[], |row| {
+        Ok((required(row.int(1), "id")?, row.text(2).unwrap_or_default()))
+    })?;
+    let Some((id, version)) = newest.into_iter().next() else { return Ok(Loaded::Bundled) };
     let kept = KEPT.with_borrow(|kept| kept.clone());
-    if let Some((_, catalog)) = kept.filter(|(of, _)| *of == id) {
+    if let Some((_, catalog)) = kept.filter(|(of, _)| *of == version) {
         return Ok(Loaded::Row(id, catalog));
     }
     let args = [Arg::Int(Some(id))];
     let document = spi.read_at(snapshot, DOCUMENT, &args, |row| Ok(row.text(1)))?;
     let document = required(document.into_iter().next().flatten(), "catalog")?;
     let catalog = Rc::new(Catalog::from_accepted_json(&document)?);
-    KEPT.set(Some((id, Rc::clone(&catalog))));
+    KEPT.set(Some((version, Rc::clone(&catalog))));
     Ok(Loaded::Row(id, catalog))
 }

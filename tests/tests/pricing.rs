@@ -346,3 +346,20 @@ fn a_response_that_names_its_deployment_has_the_price_of_what_was_asked_for() {
     let held = client.value("SELECT trim_scale(cost_usd) FROM ai_limiter.ai_reservations");
     assert_eq!(settle(&mut client, &id, &told), held);
 }
+
+#[test]
+fn a_cost_that_is_told_is_booked_whatever_the_price_list_would_make_of_it() {
+    let database = database();
+    let mut client = database.connect();
+    client.run(
+        "INSERT INTO ai_limiter.ai_prices (model, input_usd_per_million_tokens) VALUES ('acme-1', 90000000)",
+    );
+    let id = reserve(&mut client, "model => 'acme-1', cost_usd => 1").id().to_owned();
+    let told = "cost_usd => 5, input_tokens => 2000000";
+    assert_eq!(settle(&mut client, &id, told), "5");
+    assert_eq!(amounts(&mut client), "5 5 5 caller");
+    client.run(&format!("SELECT ai_limiter.record_ai_usage(model => 'acme-1', {told})"));
+    assert_items_add_up(&mut client);
+    let unknown = "SELECT ai_limiter.record_ai_usage(model => 'acme-1', input_tokens => 2000000)";
+    assert_eq!(sqlstate(&client.rows(unknown).unwrap_err()), "22003", "no cost is told");
+}

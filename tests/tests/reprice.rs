@@ -186,3 +186,18 @@ fn a_time_that_is_empty_or_missing_is_refused() {
         assert_eq!(outcome(&mut client, &sql), expected, "{arguments}");
     }
 }
+
+#[test]
+fn a_row_that_cannot_be_priced_is_named() {
+    let database = database(Path::BOTH[0]);
+    let mut client = database.connect();
+    let id = client.value(
+        "INSERT INTO ai_limiter.ai_usage (model, price_source, input_tokens, cost_usd) \
+         VALUES ('acme-1', 'ai_prices', 900000000000, 5) RETURNING id",
+    );
+    client.run("UPDATE ai_limiter.ai_prices SET input_usd_per_million_tokens = 1000 WHERE model = 'acme-1'");
+    let error = client.rows(&reprice(true)).unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code().code(), "22003");
+    assert!(error.detail().unwrap().contains(&id), "{error:?}");
+}
