@@ -73,6 +73,15 @@ AS $$
 DECLARE
     other bigint;
 BEGIN
+    NEW.model := btrim(NEW.model);
+    IF NEW.model = '' THEN
+        RAISE EXCEPTION 'a price must name a model' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Use * for every model.';
+    END IF;
+    NEW.provider := btrim(NEW.provider);
+    IF TG_OP = 'UPDATE' AND NEW IS DISTINCT FROM OLD THEN
+        NEW.recorded_at := clock_timestamp();
+    END IF;
     IF 'NaN'::numeric IN (NEW.input_usd_per_million_tokens, NEW.output_usd_per_million_tokens, NEW.usd_per_request,
         NEW.discount_factor, NEW.markup_factor) THEN
         RAISE EXCEPTION 'a price must be a finite number' USING ERRCODE = 'invalid_parameter_value';

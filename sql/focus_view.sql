@@ -16,7 +16,7 @@ WITH items AS (
     SELECT l.*, coalesce(units.unit, 'Units') AS consumed_unit, coalesce(units.per, 1) AS per,
         coalesce(units.share, 1) AS share,
         date_trunc('day', l.created_at, 'UTC') AS day, date_trunc('month', l.created_at, 'UTC') AS month,
-        coalesce(l.provider, 'unknown') AS provider_name,
+        coalesce(l.price_context ->> 'provider', l.provider, l.price_context ->> 'catalog_provider', 'unknown') AS provider_name,
         coalesce(l.model, lower(l.response_model), 'unknown') AS model_name,
         coalesce(l.correction_of IS NULL AND l.class NOT IN ('reported_cost', 'estimated_cost')
             AND l.unit_price_usd >= 0 AND abs(l.quantity * l.unit_price_usd - l.cost_usd) < 1e-10, false) AS is_priced,
@@ -138,9 +138,9 @@ COMMENT ON COLUMN ai_limiter.ai_cost_focus."ChargeClass" IS 'Correction of a mon
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."ChargeDescription" IS 'What it was, in words; why, of a correction.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."ChargeFrequency" IS 'Usage-Based.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."InvoiceId" IS 'Null: the ledger knows no invoices. reconcile_ai_invoice() holds them against it.';
-COMMENT ON COLUMN ai_limiter.ai_cost_focus."InvoiceIssuerName" IS 'The provider; unknown where a call named none.';
-COMMENT ON COLUMN ai_limiter.ai_cost_focus."ProviderName" IS 'The provider; unknown where a call named none.';
-COMMENT ON COLUMN ai_limiter.ai_cost_focus."PublisherName" IS 'The provider; unknown where a call named none.';
+COMMENT ON COLUMN ai_limiter.ai_cost_focus."InvoiceIssuerName" IS 'The provider; whose price it has where a call named none, unknown where that is not known either.';
+COMMENT ON COLUMN ai_limiter.ai_cost_focus."ProviderName" IS 'The provider; whose price it has where a call named none, unknown where that is not known either.';
+COMMENT ON COLUMN ai_limiter.ai_cost_focus."PublisherName" IS 'The provider; whose price it has where a call named none, unknown where that is not known either.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."ServiceCategory" IS 'AI and Machine Learning.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."ServiceSubcategory" IS 'Generative AI.';
 COMMENT ON COLUMN ai_limiter.ai_cost_focus."ServiceName" IS 'The model that was asked for, by its canonical name; unknown where a call named none.';

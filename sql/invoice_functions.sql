@@ -82,15 +82,18 @@ CREATE FUNCTION ai_limiter.ai_invoice_rows(first_day date, last_day date, provid
 RETURNS TABLE (usage_id uuid, tenant_id uuid, user_id uuid, day date, provider text, model text, cost_usd numeric)
 LANGUAGE sql STABLE ROWS 10000 SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Providers bill the model that answered. A call that named no provider is of the invoice's only one.
+    -- Providers bill the model that answered. A call that named no provider is of the one that priced it,
+    -- else of the invoice's only one.
     SELECT coalesce(u.correction_of, u.id), u.tenant_id, u.user_id, (u.created_at AT TIME ZONE 'UTC')::date,
-        CASE WHEN providers IS NOT NULL THEN coalesce(u.provider, sole.provider) END,
+        CASE WHEN providers IS NOT NULL THEN coalesce(known.provider, sole.provider) END,
         coalesce(ai_limiter.canonical_model_name(nullif(btrim(u.response_model), '')), u.model), u.cost_usd
     FROM ai_limiter.ai_usage u,
+        LATERAL (SELECT coalesce(u.price_context ->> 'provider', u.provider, u.price_context ->> 'catalog_provider')
+            AS provider) known,
         LATERAL (SELECT CASE WHEN cardinality(providers) = 1 THEN providers[1] END AS provider) sole
     WHERE u.created_at >= first_day::timestamp AT TIME ZONE 'UTC'
         AND u.created_at < (last_day + 1)::timestamp AT TIME ZONE 'UTC'
-        AND (providers IS NULL OR coalesce(u.provider, sole.provider) = ANY (providers))
+        AND (providers IS NULL OR coalesce(known.provider, sole.provider) = ANY (providers))
 $$;
 COMMENT ON FUNCTION ai_limiter.ai_invoice_rows(date, date, text[]) IS
     'Private: what the ledger has of some days in UTC and, unless null, of some providers; a correction under the id of what it corrects.';

@@ -18,8 +18,9 @@ use crate::pg::owner::as_owner;
 use ai_limiter_domain::limit::Size;
 use ai_limiter_domain::pricing::{Catalog, Class, Quantities};
 use ai_limiter_domain::usage::{self as reported, Hint, ReportedUsage};
-use ai_limiter_domain::{Amount, Call, Error, Timestamp, error::Result};
+use ai_limiter_domain::{Amount, Call, Dimensions, Error, Timestamp, error::Result};
 use pgrx::pg_sys;
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -149,6 +150,7 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         requests: hold.size.requests,
         at: hold.created_at,
         context: &context,
+        reported_cost_usd: reported_cost(usage.reported_cost_usd)?,
     };
     let asked = if is_told { answered.clone() } else { hold.call() };
     let (answered, prices) = prices_of(answered, asked, &used)?;
@@ -156,8 +158,8 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
     let Some(costs) = costs(&prices, &used, actual.cost_usd, Some(held))? else {
         return Err(Error::invalid("cost cannot be known").hint("Give cost_usd."));
     };
-    let price_context =
-        context_column(&usage.context, &answered, response_model.as_deref(), d.model.as_deref());
+    let priced = (&answered, &*prices, costs.source);
+    let price_context = context_column(&usage.context, priced, response_model.as_deref(), d);
     Ok(Charge {
         id: hold.id,
         dimensions: d.clone(),
@@ -174,6 +176,10 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         correction: None,
         created_at: hold.created_at,
     })
+}
+
+fn reported_cost(cost: Option<Decimal>) -> Result<Option<Amount>> {
+    cost.map(|cost| Amount::parse_charge(&cost.to_string(), "cost in usage")).transpose()
 }
 
 /// The prices of the model that answered; where it has none those of the one that was asked for, since a
@@ -201,22 +207,33 @@ fn tokens_of(quantities: &Quantities) -> (i64, i64) {
     (tokens(Class::INPUT_TOKENS), tokens(Class::OUTPUT_TOKENS))
 }
 
-/// What the price depended on beside what the ledger has anyway: the terms, and the name that was priced
-/// where that is not the model that answered, or without one the requested one's canonical name.
+/// What the price depended on beside what the ledger has anyway: the terms; the name and the provider that
+/// were priced, where those are not the model that answered (without one, the requested one's canonical
+/// name) and the call's provider; and for a call of no provider whose catalogue price it has.
 fn context_column(
     context: &BTreeMap<String, String>,
-    priced: &Call,
+    (priced, prices, source): (&Call, &Prices, PriceSource),
     response_model: Option<&str>,
-    model: Option<&str>,
+    asked: &Dimensions,
 ) -> Option<String> {
     let mut context = context.clone();
-    let priced = priced.requested_model.as_deref();
-    if let Some(name) = priced.filter(|_| priced != response_model.or(model)) {
+    let model = priced.requested_model.as_deref();
+    if let Some(name) = model.filter(|_| model != response_model.or(asked.model.as_deref())) {
         context.insert(PRICED_MODEL.to_owned(), name.to_owned());
+    }
+    let provider = priced.dimensions.provider.as_deref();
+    if let Some(name) = provider.filter(|_| provider != asked.provider.as_deref()) {
+        context.insert(PRICED_PROVIDER.to_owned(), name.to_owned());
+    }
+    let listed = prices.listed_name().and_then(|name| name.split('/').next());
+    if let Some(name) = listed.filter(|_| provider.is_none() && source == PriceSource::Catalog) {
+        context.insert("catalog_provider".to_owned(), name.to_owned());
     }
     (!context.is_empty()).then(|| json!(context).to_string())
 }
 
+/// The key of `price_context` for the provider that was priced.
+pub const PRICED_PROVIDER: &str = "provider";
 /// The key of `price_context` for a name that was priced.
 pub const PRICED_MODEL: &str = "model";
 
@@ -306,6 +323,7 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         requests: call.requests,
         at: created_at,
         context: &context,
+        reported_cost_usd: reported_cost(usage.reported_cost_usd)?,
     };
     let (answered, prices) = prices_of(answered, call.clone(), &used)?;
     let Some(costs) = costs(&prices, &used, actual.cost_usd, None)? else {
@@ -318,8 +336,9 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         });
     };
     let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
-    let model = call.dimensions.model.as_deref();
-    let price_context = context_column(&usage.context, &answered, usage.model.as_deref(), model);
+    let priced = (&answered, &*prices, costs.source);
+    let price_context =
+        context_column(&usage.context, priced, usage.model.as_deref(), &call.dimensions);
     Ok(Charge {
         id: id::at(created_at),
         dimensions: call.dimensions.clone(),
@@ -359,8 +378,13 @@ pub fn cost_of(call: &Call, usage: Value) -> Result<Option<CostOfUsage>> {
         actual.read(call.requested_model.as_deref(), call.dimensions.provider.as_deref())?;
     let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let now = clock::now();
-    let used =
-        Used { quantities: &usage.quantities, requests: call.requests, at: now, context: &context };
+    let used = Used {
+        quantities: &usage.quantities,
+        requests: call.requests,
+        at: now,
+        context: &context,
+        reported_cost_usd: reported_cost(usage.reported_cost_usd)?,
+    };
     let prices = cache::current(|config| config.prices(call, now))?;
     let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
     Ok(costs(&prices, &used, None, None)?.map(|costs| CostOfUsage {

@@ -80,7 +80,8 @@ pub fn book(row: &Booked, by: Total, reason: String, source: PriceSource) -> Res
         price_source: source,
         amounts: by.amounts,
         line_items: Some(line_items),
-        price_context: None,
+        // Whose price it is about.
+        price_context: row.price_context.as_ref().map(ToString::to_string),
         correction: Some(Correction { of: row.id, reason }),
         created_at: row.created_at,
     };

@@ -2,7 +2,8 @@
 //! the line items of it.
 //!
 //! A cost that the caller names is what is paid. Else what was used is priced at the time of the call;
-//! where that is not known or has no price, what had been held counts: an interrupted call was not free.
+//! where not all of it has a price, what the provider says that it cost counts; where that is not known
+//! either, what had been held: an interrupted call was not free.
 //! Pure but for the prices, which are read through the caller's configuration.
 
 use crate::ledger::prices::Prices;
@@ -26,6 +27,8 @@ pub struct Used<'a> {
     pub requests: i64,
     pub at: Timestamp,
     pub context: &'a Context<'a>,
+    /// What the provider says that it cost.
+    pub reported_cost_usd: Option<Amount>,
 }
 
 /// What it costs. `told` is what the caller says that it cost, `held` what had been held for it; `None`
@@ -44,11 +47,17 @@ pub fn costs(
             priced => priced?,
         },
     };
-    let (cost_usd, source, class) = match (told, &priced, held) {
+    // A price prices the call, if it prices all of it.
+    let has_all =
+        |priced: &&Priced| priced.items.unpriced.is_empty() || used.reported_cost_usd.is_none();
+    let (cost_usd, source, class) = match (told, priced.as_ref().filter(has_all), held) {
         (Some(cost), ..) => (cost, PriceSource::Caller, "reported_cost"),
         (None, Some(priced), _) => return Ok(Some(of_priced(priced))),
-        (None, None, Some(cost)) => (cost, PriceSource::Estimate, "estimated_cost"),
-        (None, None, None) => return Ok(None),
+        (None, None, held) => match (used.reported_cost_usd, held) {
+            (Some(cost), _) => (cost, PriceSource::Provider, "reported_cost"),
+            (None, Some(cost)) => (cost, PriceSource::Estimate, "estimated_cost"),
+            (None, None) => return Ok(None),
+        },
     };
     let list_cost_usd = priced.as_ref().map_or(cost_usd, Priced::list_cost_usd);
     let charge_usd = priced::charge(cost_usd, prices.markup_factor())?;

@@ -6,7 +6,7 @@
 //! counters are loaded anew when it commits.
 
 use super::cache;
-use super::charge::PRICED_MODEL;
+use super::charge::{PRICED_MODEL, PRICED_PROVIDER};
 use super::correction::book;
 use crate::counters::memory;
 use crate::ledger::corrections::{self, Booked, Total};
@@ -60,7 +60,7 @@ pub fn reprice(
             of_model.unpriced += i64::from(priced.is_none());
             of_model.before_usd = of_model.before_usd.checked_add(before.cost_usd)?;
             of_model.after_usd = of_model.after_usd.checked_add(after.cost_usd)?;
-            if dry_run || after.cost_usd == before.cost_usd {
+            if dry_run || after == before {
                 return Ok(());
             }
             booked += 1;
@@ -95,7 +95,7 @@ fn recomputed(row: &Booked) -> Result<Option<Total>> {
             .remove(PRICED_MODEL)
             .or_else(|| row.response_model.clone())
             .or_else(|| row.dimensions.model.clone()),
-        row.dimensions.provider.clone(),
+        context.remove(PRICED_PROVIDER).or_else(|| row.dimensions.provider.clone()),
     )?;
     if call.requested_model.is_none() {
         return Ok(None);

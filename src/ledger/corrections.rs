@@ -33,7 +33,7 @@ pub struct Booked {
 }
 
 /// What something comes to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Total {
     pub cost_usd: Amount,
     pub amounts: Amounts,

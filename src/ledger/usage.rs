@@ -18,6 +18,8 @@ pub enum PriceSource {
     Caller,
     AiPrices,
     Catalog,
+    /// The provider told it, and nothing else prices all that was used.
+    Provider,
     /// Nothing better was known than what had been held.
     Estimate,
     /// A correction by hand.
@@ -32,6 +34,7 @@ impl PriceSource {
             PriceSource::Caller => "caller",
             PriceSource::AiPrices => "ai_prices",
             PriceSource::Catalog => "catalog",
+            PriceSource::Provider => "provider",
             PriceSource::Estimate => "estimate",
             PriceSource::Adjustment => "adjustment",
             PriceSource::Reprice => "reprice",
@@ -58,7 +61,7 @@ pub struct Charge {
 }
 
 /// What a charge comes to beside what is paid for it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Amounts {
     pub list_cost_usd: Amount,
     pub charge_usd: Amount,

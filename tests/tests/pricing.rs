@@ -312,12 +312,24 @@ fn what_has_no_price_is_shown_and_not_hidden() {
     client.run(&format!("SELECT ai_limiter.record_ai_usage(usage => '{searched}')"));
     assert_eq!(line_items(&mut client), "input_tokens 1000000 x 0.000008 = 8");
     let audio = r#"{"usage": {"type": "duration", "seconds": 30}, "text": "hello"}"#;
-    let recorded =
-        format!("SELECT ai_limiter.record_ai_usage(model => 'gpt-4o', usage => '{audio}')");
-    client.run(&recorded);
+    let record = |cost: &str| {
+        format!("SELECT ai_limiter.record_ai_usage(model => 'gpt-4o', usage => '{audio}' {cost})")
+    };
+    // Nothing of it has a price: it is not free.
+    let refused = client.rows(&record("")).unwrap_err();
+    assert_eq!(sqlstate(&refused), "22023");
+    client.run(&record(", cost_usd => 0.003"));
+    let searched = r#"{"usage": {"input_tokens": 1000000, "output_tokens": 0,
+        "server_tool_use": {"web_search_requests": 2}}, "type": "message", "model": "gpt-4o"}"#;
+    client.run(&format!("SELECT ai_limiter.record_ai_usage(usage => '{searched}')"));
     let unpriced = "SELECT string_agg(format('%s %s', class, quantity), ', ') \
                     FROM ai_limiter.ai_usage_line_items WHERE price_source = 'unpriced'";
-    assert_eq!(client.value(unpriced), "audio_seconds 30");
+    assert_eq!(client.value(unpriced), "web_searches 2");
+    // Where the provider tells the whole, that is what is paid.
+    let told = r#"{"usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12,
+        "cost": 0.5}, "model": "some/new-model", "object": "chat.completion", "choices": []}"#;
+    client.run(&format!("SELECT ai_limiter.record_ai_usage(usage => '{told}')"));
+    assert_eq!(amounts(&mut client), "0.5 0.5 0.5 provider");
 }
 
 #[test]

@@ -78,8 +78,11 @@ impl Usage {
         }
         let missing = |of: ClassSet| {
             let names: Vec<_> = of.iter().map(Class::name).collect();
-            Error::invalid(format!("{class} must be given with {}", names.join(" and ")))
-                .hint(format!("Say how many {class} there were in all, parts included."))
+            Error::invalid(format!("{class} must be given with {}", names.join(" and "))).hint(
+                format!(
+                    "Say how many {class} there were in all, parts included, or pass cost_usd."
+                ),
+            )
         };
         let part = relations::parts(class).and(self.positive).iter().next();
         if let Some(part) = part {

@@ -61,7 +61,7 @@ pub struct LineItems {
 
 /// The items of a call with these quantities, or of `requests` calls that had them together.
 ///
-/// Tiers look at the input tokens of a call: several calls in one have to be on the same side of them.
+/// Tiers look at the input tokens of a call: those of several calls are taken to be alike.
 ///
 /// # Errors
 /// 22023 for a negative quantity, a part without its whole, or parts that exceed it; 22003 when the cost
@@ -88,7 +88,11 @@ pub fn line_items_at(
 ) -> Result<LineItems> {
     let usage = Usage::new(quantities, list, requests)?;
     let tiered = list.iter().any(|(_, price)| !price.tiers.is_empty());
-    let input_tokens = if tiered { usage.quantity(Class::INPUT_TOKENS)? } else { Decimal::ZERO };
+    // Of one call: several that are told together are taken to be alike.
+    let input_tokens = match tiered {
+        true => usage.quantity(Class::INPUT_TOKENS)? / Decimal::from(requests.max(1)),
+        false => Decimal::ZERO,
+    };
     let mut leaves = usage.leaves(list.priced())?;
     leaves[Class::REQUESTS.index()] = Decimal::from(requests);
 

@@ -52,7 +52,7 @@ impl Priced {
 }
 
 /// Prices a call by the rows that match it, the most specific first, and the catalogue's model. `None`
-/// when neither has a price.
+/// when neither has a price, or none for anything that was used.
 ///
 /// # Errors
 /// As [`line_items_at`], for either list.
@@ -91,6 +91,10 @@ pub fn price(
         }
         _ => (items(list, discount, source)?, None),
     };
+    // What was used is in no class that has a price: seconds are billed, and tokens were told.
+    if paid.items.is_empty() && !paid.unpriced.is_empty() {
+        return Ok(None);
+    }
     let markup = first.and_then(|row| row.markup_factor).or(call.tenant_markup_factor);
     let charge_usd = charge(paid.total_usd, markup)?;
     Ok(Some(Priced { items: paid, list_items, charge_usd, source }))

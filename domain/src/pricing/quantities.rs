@@ -37,6 +37,13 @@ impl Quantities {
             let sum = parts.fold(Decimal::ZERO, |sum, (_, part)| sum.saturating_add(*part));
             quantities.set(whole, sum);
         }
+        // Leaves are complete: what two of these would have in common, and is not among them, is nothing.
+        let told: Vec<_> = quantities.0.keys().copied().collect();
+        for (at, one) in told.iter().enumerate() {
+            for common in told[at + 1..].iter().filter_map(|other| one.overlap(*other)) {
+                quantities.0.entry(common).or_insert(Decimal::ZERO);
+            }
+        }
         quantities
     }
 
@@ -101,5 +108,9 @@ mod tests {
         assert_eq!(tokens("input_audio_tokens"), Some(70));
         assert_eq!(tokens("output_tokens"), None);
         assert!(quantities.checked().is_ok());
+        let apart =
+            [(Class::CACHE_READ_TOKENS, 100.into()), (Class::INPUT_AUDIO_TOKENS, 50.into())];
+        let quantities = Quantities::of_leaves(&apart);
+        assert_eq!(quantities.tokens(class("cache_audio_read_tokens")), Some(0));
     }
 }

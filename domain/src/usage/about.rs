@@ -109,6 +109,10 @@ fn provider(found: &Found, model: Option<&str>) -> Option<String> {
 /// The provider's own word for the price. One that makes no sense is left out: nothing depends on it.
 fn cost(found: &Found) -> Option<Decimal> {
     let usage = &found.usage.as_ref()?.usage;
+    // With a key of one's own OpenRouter tells its fee, and the provider bills the rest.
+    if usage.get("is_byok").and_then(Value::as_bool) == Some(true) {
+        return None;
+    }
     let number = |value: &Value| match value {
         Value::Number(number) => decimal(number),
         _ => None,

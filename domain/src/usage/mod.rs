@@ -51,7 +51,7 @@ pub struct ReportedUsage {
     pub context: BTreeMap<String, String>,
     /// Whether the stream ended early, or the response tells only a part: more was used than is known.
     pub is_partial: bool,
-    /// What the provider says that it cost. Nothing is computed from it.
+    /// What the provider says that it cost: counts where not all has a price.
     pub reported_cost_usd: Option<Decimal>,
 }
 
@@ -61,6 +61,7 @@ pub struct ReportedUsage {
 /// 22023 when the shape is unknown, a count is no whole number or a part exceeds its whole; 22003 when a
 /// count is negative or beyond any call. The message names the field by its path.
 pub fn read(body: &Value, hint: Hint, extractors: &dyn Extractors) -> Result<ReportedUsage> {
+    refuse_error(body)?;
     let found = body::find(body)?;
     let about = about::about(&found, hint);
     let mut quantities = BTreeMap::new();
@@ -91,4 +92,37 @@ pub fn read(body: &Value, hint: Hint, extractors: &dyn Extractors) -> Result<Rep
         context: about.context,
         reported_cost_usd: about.reported_cost_usd,
     })
+}
+
+/// A call that the provider refused is not charged; the hold is given back, and not settled.
+fn refuse_error(body: &Value) -> Result<()> {
+    let is_error = body.get("error").is_some_and(|error| error.is_object() || error.is_string());
+    let tells_usage = body.get("usage").is_some_and(Value::is_object);
+    if is_error && !tells_usage {
+        return Err(Error::invalid("usage is a provider's error")
+            .hint("A refused call is not charged: use ai_limiter.release_ai_usage()."));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pricing::Catalog;
+    use serde_json::json;
+
+    #[test]
+    fn an_error_is_no_usage_and_a_response_without_one_is() {
+        let read = |body: Value| read(&body, Hint::default(), Catalog::bundled());
+        for body in [
+            json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+            json!({"error": {"code": 429, "message": "quota"}}),
+            json!({"error": "bad key"}),
+        ] {
+            assert_eq!(read(body).unwrap_err().message, "usage is a provider's error");
+        }
+        let usage = json!({"input_tokens": 3, "output_tokens": 1});
+        assert!(read(json!({"object": "response", "error": null, "usage": usage.clone()})).is_ok());
+        assert!(read(json!({"error": {"message": "late"}, "usage": usage})).is_ok());
+    }
 }
