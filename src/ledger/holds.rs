@@ -204,11 +204,14 @@ pub fn release(spi: &Spi, id: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Gives a hold its new total and end, and opens it again if it had expired; false when it is gone.
+/// Gives a hold its new total and end, and opens it again if it had expired; false when it is gone. A
+/// maximum that nobody knows is not known for that.
 pub fn extend(spi: &Spi, id: Uuid, size: &Size, expires_at: Timestamp) -> Result<bool> {
     const SQL: &str = "UPDATE ai_limiter.ai_reservations SET state = 'open', output_tokens = $2, \
-        cost_usd = $3, max_output_tokens = greatest(max_output_tokens, $2), \
-        max_cost_usd = greatest(max_cost_usd, $3), expires_at = $4 WHERE id = $1 RETURNING id";
+        cost_usd = $3, expires_at = $4, \
+        max_output_tokens = CASE WHEN max_output_tokens < $2 THEN $2 ELSE max_output_tokens END, \
+        max_cost_usd = CASE WHEN max_cost_usd < $3 THEN $3 ELSE max_cost_usd END \
+        WHERE id = $1 RETURNING id";
     let args =
         [id.into(), Arg::Int(size.output_tokens), Arg::Numeric(size.cost_usd), expires_at.into()];
     Ok(!writing(|| spi.write(SQL, &args, |_| Ok(())))?.is_empty())

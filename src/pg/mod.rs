@@ -14,6 +14,7 @@ pub mod process;
 pub mod relation;
 pub mod row;
 pub mod row_trigger;
+pub mod scratch;
 
 pub mod shmem;
 pub mod spi;

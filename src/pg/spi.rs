@@ -13,8 +13,9 @@
 //! Postgres 17.11, 2 cores).
 
 use super::planning;
+use super::scratch::Scratch;
 use ai_limiter_domain::{Amount, Timestamp, error::Result};
-use pgrx::{FromDatum, IntoDatum, JsonB, PgMemoryContexts, pg_sys};
+use pgrx::{FromDatum, IntoDatum, JsonB, pg_sys};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -323,7 +324,7 @@ impl Spi {
     ) -> Result<()> {
         const BATCH: i64 = 10_000;
         let (mut datums, nulls) = bind(args);
-        let mut batch = PgMemoryContexts::new("ai_limiter batch");
+        let mut batch = Scratch::new("ai_limiter batch");
         // SAFETY: the cursor takes a copy of the active snapshot; portal and batches are freed
         // before the snapshot is popped.
         unsafe {
@@ -344,8 +345,7 @@ impl Spi {
                 }
                 let table = pg_sys::SPI_tuptable;
                 let count = pg_sys::SPI_processed;
-                batch.switch_to(|_| each(table, count, &mut row))?;
-                batch.reset();
+                batch.emptied_after(|| each(table, count, &mut row))?;
                 pg_sys::SPI_freetuptable(table);
             }
             pg_sys::SPI_cursor_close(portal);

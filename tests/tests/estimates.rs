@@ -131,7 +131,9 @@ fn the_overspend_bound_is_what_open_holds_may_come_to_beyond_what_is_held() {
             "model => 'm', output_tokens => 40, run_id => 'r', run_limit_usd => 5",
         );
         assert_eq!(bound(&mut client), "cost 2 0 2 7 5; run_limit 1 0 1 4 3", "{path:?}");
-        reserve(&mut client, "model => 'm'");
+        let unbounded = reserve(&mut client, "model => 'm'").id().to_owned();
+        assert_eq!(bound(&mut client), "cost 3 1 3 8 5; run_limit 1 0 1 4 3", "{path:?}");
+        assert!(try_extend(&mut client, &unbounded, "ttl => '1 hour'").unwrap().allowed);
         assert_eq!(bound(&mut client), "cost 3 1 3 8 5; run_limit 1 0 1 4 3", "{path:?}");
         assert!(try_extend(&mut client, &first, "output_tokens => 35").unwrap().allowed);
         assert_eq!(bound(&mut client), "cost 3 1 5.5 8.5 3; run_limit 1 0 1 4 3", "{path:?}");

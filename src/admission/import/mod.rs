@@ -25,11 +25,12 @@ use crate::error;
 use crate::ledger::imports::{self, Import, Refusal};
 use crate::ledger::{id, usage};
 use crate::pg::owner::as_owner;
+use crate::pg::scratch::Scratch;
 use crate::pg::subtransaction::{attempt, code_of, sqlstate};
 use ai_limiter_domain::usage_import::{self, Mapping};
 use ai_limiter_domain::{Error, Kind, error::Result};
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::{PgMemoryContexts, pg_sys};
 use serde_json::Value;
 
 /// Rows that are read at once: where the key has no index each time is a sort of the source.
@@ -60,12 +61,10 @@ pub fn import(
     let booking = Booking { caller, source: &source, reading, mapping: &columns };
     let mut left = batch_rows.unwrap_or(usize::MAX);
     // What a page leaves behind goes with it: an import may be of any size.
-    let mut memory = PgMemoryContexts::new("ai_limiter import");
+    let mut memory = Scratch::new("ai_limiter import");
     while left > 0 && !import.is_complete {
         // SAFETY: nothing of Postgres's outlives the page.
-        left -= unsafe { memory.switch_to(|_| booking.page(&mut import, left.min(PAGE))) }?;
-        // SAFETY: not the current context.
-        unsafe { memory.reset() };
+        left -= unsafe { memory.emptied_after(|| booking.page(&mut import, left.min(PAGE))) }?;
     }
     as_owner(|spi| imports::keep(spi, &import))?;
     Ok(import)
