@@ -59,11 +59,11 @@ impl Estimate {
         }
     }
 
-    /// What it adds to a limit, and what more that could come to.
-    fn increments(&self, limit: &Limit) -> Option<(Amount, Amount)> {
+    /// What it adds to a limit that denies, where it may come to more.
+    fn likely_of(&self, limit: &Limit) -> Option<Amount> {
         let likely = limit.increment(&self.size)?;
         let most = limit.increment(&self.most_size())?;
-        (limit.action == Action::Deny && most > likely).then_some((likely, most))
+        (limit.action == Action::Deny && most > likely).then_some(likely)
     }
 
     /// Whether it is held for less than it may come to although a limit is nearly used up.
@@ -72,9 +72,9 @@ impl Estimate {
         counters: impl Iterator<Item = (&'a Limit, Reading)>,
     ) -> Result<bool> {
         for (limit, reading) in counters {
-            let Some((_, most)) = self.increments(limit) else { continue };
+            let Some(likely) = self.likely_of(limit) else { continue };
             let taken = reading.used.checked_add(reading.held)?;
-            if is_last_part(limit.amount, last_part(), taken, most) {
+            if is_last_part(limit.amount, last_part(), taken, likely) {
                 return Ok(true);
             }
         }
@@ -82,10 +82,10 @@ impl Estimate {
     }
 
     /// How far a counter may go by such a hold: to the limit, and while it is held for less than it may
-    /// come to, only so far that the rest would leave the limit's last part alone.
+    /// come to, to the limit's last part.
     pub fn cap(&self, limit: &Limit) -> Amount {
-        match self.increments(limit) {
-            Some((likely, most)) => cap_of_likely(limit.amount, last_part(), likely, most),
+        match self.likely_of(limit) {
+            Some(_) => cap_of_likely(limit.amount, last_part()),
             None => limit.amount,
         }
     }
