@@ -38,7 +38,7 @@ CREATE TABLE ai_limiter.ai_usage_import_refusals (
 );
 COMMENT ON TABLE ai_limiter.ai_usage_import_refusals IS 'Rows that import_ai_usage() did not book, and why. Those of an import that was deleted go when the next one begins.';
 COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.import_id IS 'The import, a row of ai_usage_imports.';
-COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.source_key IS 'The key of the row in the source, as text.';
+COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.source_key IS 'The key of the row in the source, as text; of more than 512 bytes its beginning and SHA-256.';
 COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.reason IS 'What is wrong with it.';
 COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.sqlstate IS 'The same as an error code of Postgres.';
 COMMENT ON COLUMN ai_limiter.ai_usage_import_refusals.refused_at IS 'When it was refused.';

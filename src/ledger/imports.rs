@@ -87,9 +87,12 @@ pub fn keep(spi: &Spi, import: &Import) -> Result<()> {
     Ok(())
 }
 
+/// A key that is too long for an index is cut, and told apart by its hash.
 pub fn refuse(spi: &Spi, import: i64, refusals: &[Refusal]) -> Result<()> {
     const SQL: &str = "INSERT INTO ai_limiter.ai_usage_import_refusals AS r \
-        (import_id, source_key, sqlstate, reason) VALUES ($1, $2, $3, $4)";
+        (import_id, source_key, sqlstate, reason) VALUES ($1, \
+            CASE WHEN octet_length($2) <= 512 THEN $2 ELSE left($2, 100) || '... (SHA-256 ' \
+                || encode(sha256(convert_to($2, 'UTF8')), 'hex') || ')' END, $3, $4)";
     for refusal in refusals {
         let args = [
             Arg::Int(Some(import)),

@@ -331,6 +331,22 @@ fn a_key_that_does_not_tell_rows_apart_is_refused() {
 }
 
 #[test]
+fn a_key_of_any_length_can_be_refused() {
+    let (_database, mut client) = database_with(1);
+    client.run(
+        "CREATE TABLE public.long AS SELECT k || (SELECT string_agg(md5(n::text), '') \
+             FROM generate_series(1, 400) n) AS id, NULL::timestamptz AS created_at, 1 AS cost_usd \
+         FROM unnest('{a,b}'::text[]) k",
+    );
+    let done = "SELECT concat_ws(' ', imported, refused, is_complete) \
+                FROM ai_limiter.import_ai_usage('public.long')";
+    assert_eq!(client.value(done), "0 2 t");
+    let keys = "SELECT concat_ws(' ', count(DISTINCT source_key), max(length(source_key)) < 200) \
+                FROM ai_limiter.ai_usage_import_refusals";
+    assert_eq!(client.value(keys), "2 t");
+}
+
+#[test]
 fn a_hundred_thousand_rows_are_a_matter_of_a_minute() {
     let (_database, mut client) = database_with(100_000);
     let begun = Instant::now();
