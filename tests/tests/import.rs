@@ -74,7 +74,8 @@ fn a_batch_that_is_killed_is_done_again() {
     thread::sleep(Duration::from_millis(100));
     client.run(&format!("SELECT pg_terminate_backend({pid}, 10000)"));
     let error = killed.join().unwrap().unwrap_err();
-    assert_eq!(sqlstate(&error), "57P01", "{}", explained(&error));
+    // Whether the client still reads why it is gone is a matter of luck.
+    assert!(error.is_closed() || sqlstate(&error) == "57P01", "{}", explained(&error));
     assert_eq!(booked(&mut client), "1000 100");
     assert_eq!(import(&mut client, "NULL"), "20000 0 true");
     assert_eq!(booked(&mut client), "20000 2000");
