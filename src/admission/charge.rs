@@ -8,7 +8,7 @@
 use super::adjust;
 use super::cache;
 use super::caller::{Caller, not_permitted};
-use super::pricing::{Used, costs};
+use super::pricing::{Used, costs, priced};
 use crate::ledger::holds::{self, Hold};
 use crate::ledger::prices::Prices;
 use crate::ledger::usage::{self, Charge, PriceSource};
@@ -16,7 +16,7 @@ use crate::ledger::{id, idempotency, partitions};
 use crate::pg::clock;
 use crate::pg::owner::as_owner;
 use ai_limiter_domain::limit::Size;
-use ai_limiter_domain::pricing::{Catalog, Class, Quantities};
+use ai_limiter_domain::pricing::{Catalog, Class, Priced, Quantities, context_of};
 use ai_limiter_domain::usage::{self as reported, Hint, ReportedUsage};
 use ai_limiter_domain::{Amount, Call, Dimensions, Error, Timestamp, error::Result};
 use pgrx::pg_sys;
@@ -144,7 +144,7 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         true => tokens_of(&quantities),
         false => (hold.size.input_tokens.unwrap_or(0), hold.size.output_tokens.unwrap_or(0)),
     };
-    let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let context = context_of(&usage.context);
     let used = Used {
         quantities: &quantities,
         requests: hold.size.requests,
@@ -153,9 +153,10 @@ fn charge_of(hold: &Hold, actual: Actual) -> Result<Charge> {
         reported_cost_usd: reported_cost(usage.reported_cost_usd)?,
     };
     let asked = if is_told { answered.clone() } else { hold.call() };
-    let (answered, prices) = prices_of(answered, asked, &used)?;
+    let told = actual.cost_usd;
+    let (answered, prices, priced) = priced_by(answered, asked, &used, told.is_some())?;
     let held = hold.size.cost_usd.unwrap_or_default();
-    let Some(costs) = costs(&prices, &used, actual.cost_usd, Some(held))? else {
+    let Some(costs) = costs((&prices, priced), &used, told, Some(held))? else {
         return Err(Error::invalid("cost cannot be known").hint("Give cost_usd."));
     };
     let priced = (&answered, &*prices, costs.source);
@@ -182,24 +183,30 @@ fn reported_cost(cost: Option<Decimal>) -> Result<Option<Amount>> {
     cost.map(|cost| Amount::parse_charge(&cost.to_string(), "cost in usage")).transpose()
 }
 
-/// The prices of the model that answered; where it has none those of the one that was asked for, since a
-/// response may name the deployment. With the call that they are of.
-fn prices_of(answered: Call, asked: Call, used: &Used) -> Result<(Call, Rc<Prices>)> {
-    let read = |call: &Call| cache::current(|config| config.prices(call, used.at));
-    let prices = read(&answered)?;
+/// What a call is priced by: its model, the prices of that, and what they come to.
+type PricedBy = (Call, Rc<Prices>, Option<Priced>);
+
+/// The model that answered; where that has no price the one that was asked for, since a response may name
+/// the deployment. Where the cost is told a price only tells the list's: what is known to be paid is
+/// booked whatever prices say.
+fn priced_by(answered: Call, asked: Call, used: &Used, is_told: bool) -> Result<PricedBy> {
+    let by = |call: Call| -> Result<(PricedBy, bool)> {
+        let prices = cache::current(|config| config.prices(&call, used.at))?;
+        let (priced, is_out_of_range) = match priced(&prices, used) {
+            Err(_) if is_told => (None, true),
+            priced => (priced?, false),
+        };
+        let says = priced.is_some() || is_out_of_range;
+        Ok(((call, prices, priced), says))
+    };
     let is_other =
         asked.requested_model.is_some() && asked.requested_model != answered.requested_model;
-    if !is_other || used.quantities.is_empty() {
-        return Ok((answered, prices));
+    let (by_answered, says) = by(answered)?;
+    if says || !is_other || used.quantities.is_empty() {
+        return Ok(by_answered);
     }
-    let has_any = |prices: &Prices| {
-        Ok::<_, Error>(prices.of(used.quantities, used.requests, used.at, used.context)?.is_some())
-    };
-    if has_any(&prices)? {
-        return Ok((answered, prices));
-    }
-    let of_asked = read(&asked)?;
-    Ok(if has_any(&of_asked)? { (asked, of_asked) } else { (answered, prices) })
+    let (by_asked, says) = by(asked)?;
+    Ok(if says { by_asked } else { by_answered })
 }
 
 fn tokens_of(quantities: &Quantities) -> (i64, i64) {
@@ -317,7 +324,7 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
     if usage.model.is_some() {
         answered.set_model(usage.model.clone(), call.dimensions.provider.clone())?;
     }
-    let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let context = context_of(&usage.context);
     let used = Used {
         quantities: &usage.quantities,
         requests: call.requests,
@@ -325,8 +332,9 @@ fn recorded(call: &mut Call, actual: Actual, created_at: Timestamp) -> Result<Ch
         context: &context,
         reported_cost_usd: reported_cost(usage.reported_cost_usd)?,
     };
-    let (answered, prices) = prices_of(answered, call.clone(), &used)?;
-    let Some(costs) = costs(&prices, &used, actual.cost_usd, None)? else {
+    let told = actual.cost_usd;
+    let (answered, prices, priced) = priced_by(answered, call.clone(), &used, told.is_some())?;
+    let Some(costs) = costs((&prices, priced), &used, told, None)? else {
         return Err(match &call.requested_model {
             Some(_) => Error::invalid("model has no price")
                 .hint("Give cost_usd, or add a row to ai_limiter.ai_prices."),
@@ -376,7 +384,7 @@ pub fn cost_of(call: &Call, usage: Value) -> Result<Option<CostOfUsage>> {
     };
     let usage =
         actual.read(call.requested_model.as_deref(), call.dimensions.provider.as_deref())?;
-    let context: Vec<_> = usage.context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let context = context_of(&usage.context);
     let now = clock::now();
     let used = Used {
         quantities: &usage.quantities,
@@ -386,8 +394,9 @@ pub fn cost_of(call: &Call, usage: Value) -> Result<Option<CostOfUsage>> {
         reported_cost_usd: reported_cost(usage.reported_cost_usd)?,
     };
     let prices = cache::current(|config| config.prices(call, now))?;
+    let priced = priced(&prices, &used)?;
     let (input_tokens, output_tokens) = tokens_of(&usage.quantities);
-    Ok(costs(&prices, &used, None, None)?.map(|costs| CostOfUsage {
+    Ok(costs((&prices, priced), &used, None, None)?.map(|costs| CostOfUsage {
         cost_usd: costs.cost_usd,
         source: costs.source,
         input_tokens,

@@ -31,22 +31,22 @@ pub struct Used<'a> {
     pub reported_cost_usd: Option<Amount>,
 }
 
-/// What it costs. `told` is what the caller says that it cost, `held` what had been held for it; `None`
-/// when nothing tells.
+/// What was used at these prices; `None` when they say nothing of it.
+pub fn priced(prices: &Prices, used: &Used) -> Result<Option<Priced>> {
+    if used.quantities.is_empty() {
+        return Ok(None);
+    }
+    prices.of(used.quantities, used.requests, used.at, used.context)
+}
+
+/// What it costs: `priced` by these prices. `told` is what the caller says that it cost, `held` what had
+/// been held for it; `None` when nothing tells.
 pub fn costs(
-    prices: &Prices,
+    (prices, priced): (&Prices, Option<Priced>),
     used: &Used,
     told: Option<Amount>,
     held: Option<Amount>,
 ) -> Result<Option<Costs>> {
-    let priced = match used.quantities.is_empty() {
-        true => None,
-        false => match prices.of(used.quantities, used.requests, used.at, used.context) {
-            // It only tells the list price then: what is known to be paid is booked whatever prices say.
-            Err(_) if told.is_some() => None,
-            priced => priced?,
-        },
-    };
     // A price prices the call, if it prices all of it.
     let has_all =
         |priced: &&Priced| priced.items.unpriced.is_empty() || used.reported_cost_usd.is_none();

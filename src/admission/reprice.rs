@@ -13,7 +13,7 @@ use crate::ledger::corrections::{self, Booked, Total};
 use crate::ledger::usage::{Amounts, PriceSource};
 use crate::pg::direct;
 use crate::pg::owner::as_owner;
-use ai_limiter_domain::pricing::{Class, Quantities};
+use ai_limiter_domain::pricing::{Class, Quantities, context_of};
 use ai_limiter_domain::{Amount, Call, Error, Timestamp, error::Result};
 use rust_decimal::Decimal;
 use serde_json::Value;
@@ -100,7 +100,7 @@ fn recomputed(row: &Booked) -> Result<Option<Total>> {
     if call.requested_model.is_none() {
         return Ok(None);
     }
-    let context: Vec<_> = context.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let context = context_of(&context);
     let prices = cache::current(|config| config.prices(&call, row.created_at))?;
     let quantities = used(row);
     let priced = prices.of(&quantities, row.requests, row.created_at, &context)?;

@@ -3,15 +3,15 @@
 //! A correction lies at the very instant of the row that it corrects, and so in its partition: it is found
 //! by the account's index, and goes with the month. Rows are found by id: a version 7 uuid says its
 //! partition, any other is looked for in all of them. Who is about to correct holds the row's lock
-//! ([`holds::lock`](super::holds::lock)) and shares [`keep_apart`], which a recomputation of many rows
+//! ([`holds::lock`]) and shares [`keep_apart`], which a recomputation of many rows
 //! takes alone.
 
 use super::usage::Amounts;
-use super::{id, partitions};
+use super::{holds, id, partitions};
 use crate::pg::guc;
 use crate::pg::lock::{self, Class, Key};
 use crate::pg::spi::{Arg, Row, Snapshot, Spi};
-use ai_limiter_domain::call::{self, required};
+use ai_limiter_domain::call::required;
 use ai_limiter_domain::{Amount, Dimensions, Error, Kind, Timestamp, Window, error::Result};
 use serde_json::Value;
 use uuid::Uuid;
@@ -182,17 +182,7 @@ fn total(row: &Row, first: i32) -> Result<Total> {
 fn booked(row: &Row) -> Result<Booked> {
     Ok(Booked {
         id: required(row.uuid(1), "id")?,
-        dimensions: Dimensions {
-            tenant_id: required(row.uuid(2), "tenant_id")?,
-            user_id: row.uuid(3),
-            tier: row.text(4).unwrap_or_default(),
-            provider: row.text(5),
-            model: row.text(6),
-            feature: row.text(8),
-            api_key_id: row.text(9),
-            run_id: row.text(10),
-            attributes: call::attributes(row.jsonb(11, "attributes")?.as_ref())?,
-        },
+        dimensions: holds::dimensions(row)?,
         response_model: row.text(7),
         requests: row.int(12).unwrap_or(0),
         input_tokens: row.int(13).unwrap_or(0),

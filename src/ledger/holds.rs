@@ -257,20 +257,25 @@ pub fn forget(spi: &Spi, before: Timestamp, batch: usize) -> Result<usize> {
     Ok(writing(|| spi.write(SQL, &args, |_| Ok(())))?.len())
 }
 
+/// The dimensions of a row whose second to eleventh columns are those of a hold, or of a charge.
+pub fn dimensions(row: &Row) -> Result<Dimensions> {
+    Ok(Dimensions {
+        tenant_id: required(row.uuid(2), "tenant_id")?,
+        user_id: row.uuid(3),
+        tier: row.text(4).unwrap_or_default(),
+        provider: row.text(5),
+        model: row.text(6),
+        feature: row.text(8),
+        api_key_id: row.text(9),
+        run_id: row.text(10),
+        attributes: call::attributes(row.jsonb(11, "attributes")?.as_ref())?,
+    })
+}
+
 fn hold(row: &Row) -> Result<Hold> {
     Ok(Hold {
         id: required(row.uuid(1), "id")?,
-        dimensions: Dimensions {
-            tenant_id: required(row.uuid(2), "tenant_id")?,
-            user_id: row.uuid(3),
-            tier: row.text(4).unwrap_or_default(),
-            provider: row.text(5),
-            model: row.text(6),
-            feature: row.text(8),
-            api_key_id: row.text(9),
-            run_id: row.text(10),
-            attributes: call::attributes(row.json(11).as_ref())?,
-        },
+        dimensions: dimensions(row)?,
         requested_model: row.text(7),
         size: Size {
             requests: row.int(12).unwrap_or(0),

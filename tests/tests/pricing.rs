@@ -374,4 +374,10 @@ fn a_cost_that_is_told_is_booked_whatever_the_price_list_would_make_of_it() {
     assert_items_add_up(&mut client);
     let unknown = "SELECT ai_limiter.record_ai_usage(model => 'acme-1', input_tokens => 2000000)";
     assert_eq!(sqlstate(&client.rows(unknown).unwrap_err()), "22003", "no cost is told");
+    // Also where another model has answered.
+    let answer = r#"usage => '{"object": "chat.completion", "model": "acme-1",
+        "usage": {"prompt_tokens": 2000000, "completion_tokens": 1}}'"#;
+    let id = hold(&mut client);
+    assert_eq!(settle(&mut client, &id, &format!("cost_usd => 5, {answer}")), "5");
+    assert_eq!(amounts(&mut client), "5 5 5 caller");
 }

@@ -40,10 +40,6 @@ impl Basis {
             Basis::Default => "default",
         }
     }
-
-    pub fn is_learned(self) -> bool {
-        matches!(self, Basis::LearnedOfFeature | Basis::LearnedOfModel)
-    }
 }
 
 /// What was learned of calls like this one.

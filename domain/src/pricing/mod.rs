@@ -21,7 +21,7 @@ pub use catalog::{Catalog, Found};
 pub use catalog_provider::Model;
 pub use class::Class;
 pub use line_items::{LineItem, LineItems, PriceSource};
-pub use model_prices::{Context, ModelPrices};
+pub use model_prices::{Context, ModelPrices, context_of};
 pub use own_price::OwnPrice;
 pub use price_list::PriceList;
 pub use priced::Priced;

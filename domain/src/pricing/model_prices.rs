@@ -17,6 +17,12 @@ use std::collections::BTreeMap;
 /// with the same key the later one counts.
 pub type Context<'a> = [(&'a str, &'a str)];
 
+/// What a map tells, as [`ModelPrices::at`] takes it.
+#[must_use]
+pub fn context_of(map: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+    map.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}
+
 /// All prices of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelPrices {
